@@ -1,0 +1,280 @@
+"""`params.yaml`, the one file a user edits, parsed into frozen models."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from distillery.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
+from distillery.errors import UserError
+
+FILE = "params.yaml"
+BUILT_IN_SOURCES = ("mnist5k", "digits")
+OBJECTIVES = ("kd", "cross_entropy")
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Columns(Config):
+    """Which columns of the table are what."""
+
+    inputs: tuple[str, ...] = Field(min_length=1)
+    target: str
+    key: str | None = Field(None, description="names a row; without one a row is named by a hash of its inputs")
+    group: str | None = Field(None, description="rows of one group share a split")
+    split: str | None = Field(None, description="holds train, validation or test")
+
+    @model_validator(mode="after")
+    def _each_column_once(self) -> Self:
+        named = [*self.inputs, self.target, *filter(None, (self.key, self.group, self.split))]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise ValueError(f"a column has one role; named twice: {', '.join(twice)}")
+        return self
+
+
+class Split(Config):
+    """Shares of the rows; a row's split follows from its id (or group), so it never moves."""
+
+    train: Share = 0.7
+    validation: Share = 0.1
+    test: Share = 0.2
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"train + validation + test must be 1, not {total:g}")
+        return self
+
+
+class Data(Config):
+    """Where the rows come from."""
+
+    source: Literal["mnist5k", "digits", "table", "images"]
+    path: str = Field(description="the user's file or folder; for a built-in source its loader")
+    columns: Columns
+    split: Split
+    labelled: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+        description="how many training rows keep their label, spread over the classes"
+    )
+
+    @model_validator(mode="after")
+    def _built_in_names_its_loader(self) -> Self:
+        loader = f"distillery/sources/{self.source}.py"
+        if self.source in BUILT_IN_SOURCES and self.path != loader:
+            raise ValueError(f"the built-in source {self.source} needs path: {loader}")
+        return self
+
+
+class Ingest(Config):
+    """How files are read."""
+
+    duplicates: Literal["refuse", "drop"] = "refuse"
+    image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="height and width that the pictures of a folder are resized to"
+    )
+    image_mode: Literal["grey", "rgb"] = "rgb"
+
+
+class Expectation(Config):
+    """One more expectation, by Great Expectations' own name and arguments."""
+
+    type: str
+    arguments: dict[str, Any] = Field({}, description="as Great Expectations names them")
+
+
+class SoftTargetGate(Config):
+    """What the soft targets of a teacher must show before a student listens to them."""
+
+    min_agreement: float = Field(0.5, ge=0.0, le=1.0, description="share of labelled rows whose label comes first")
+    max_entropy: float = Field(0.9, gt=0.0, le=1.0, description="mean entropy as a share of log(classes)")
+
+
+class Validation(Config):
+    """What the data must show before anything is trained on them."""
+
+    classes: tuple[str, ...] | None = Field(None, description="allowed labels; else those seen in training rows")
+    min_rows_per_class: int = Field(2, ge=1, description="labelled rows in the training split")
+    expectations: tuple[Expectation, ...] = ()
+    soft_targets: SoftTargetGate
+
+    @model_validator(mode="before")
+    @classmethod
+    def _class_names_are_text(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("classes"), list):
+            return {**value, "classes": [str(name) for name in value["classes"]]}
+        return value
+
+
+class TeacherConfig(Config):
+    """One teacher."""
+
+    model: ModelConfig
+    training: TrainingConfig = TrainingConfig()
+
+
+class StudentConfig(Config):
+    """The model that will be deployed."""
+
+    model: ModelConfig
+
+
+class SoftTargets(Config):
+    """How a teacher's outputs are stored."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    batch_size: int = Field(512, ge=1)
+
+
+class Distill(Config):
+    """What the student listens to and how it is trained; the baseline shares the training."""
+
+    scheme: Literal["offline"] = "offline"
+    teachers: tuple[str, ...] = Field(min_length=1, max_length=1)
+    objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
+    training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _hears_a_teacher(self) -> Self:
+        names = [objective.name for objective in self.objectives]
+        if len(set(names)) < len(names):
+            raise ValueError(f"an objective stands once; got {', '.join(names)}")
+        if names == ["cross_entropy"]:
+            raise ValueError("no objective listens to a teacher: add {name: kd}, or look at the baseline")
+        if self.training.epochs == 0:
+            raise ValueError("training.epochs must be at least 1")
+        return self
+
+
+class Finetune(Config):
+    """A last training of the distilled student on the labelled rows alone."""
+
+    training: TrainingConfig = TrainingConfig(epochs=5, learning_rate=1e-4)
+
+
+class Export(Config):
+    """ONNX files."""
+
+    int8: bool = True
+    int8_max_accuracy_loss: float = Field(
+        0.01, ge=0.0, lt=1.0, description="on the validation split; above it int8 goes"
+    )
+
+
+class Evaluate(Config):
+    """How results are told."""
+
+    primary: Literal["accuracy", "macro_f1"] = "accuracy"
+    resamples: int = Field(2000, ge=100, description="of the bootstrap")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+    calibration_bins: int = Field(15, ge=2)
+
+
+class Registry(Config):
+    """Names in the MLflow registry."""
+
+    experiment: str = "distillation"
+    teacher: str = "teacher"
+    student: str = "student"
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if self.teacher == self.student:
+            raise ValueError("teacher and student need different names")
+        return self
+
+
+class Params(Config):
+    """The whole of `params.yaml`. Every section must stand, because DVC tracks sections by name."""
+
+    seed: int = Field(ge=0, lt=2**32)
+    data: Data
+    ingest: Ingest
+    validation: Validation
+    teachers: dict[str, TeacherConfig] = Field(min_length=1)
+    soft_targets: SoftTargets
+    student: StudentConfig
+    distill: Distill
+    finetune: Finetune
+    export: Export
+    evaluate: Evaluate
+    registry: Registry
+
+    @model_validator(mode="after")
+    def _teachers_exist(self) -> Self:
+        for key in self.teachers:
+            if not re.fullmatch(r"[a-z0-9_-]+", key):
+                raise ValueError(f"teachers.{key}: a teacher's key may hold a-z, 0-9, _ and - only")
+        for key in self.distill.teachers:
+            if key not in self.teachers:
+                raise ValueError(f"distill.teachers: {key!r} is not among teachers: {', '.join(self.teachers)}")
+        return self
+
+
+def _path(location: tuple[int | str, ...]) -> list[str]:
+    """The path as the user wrote it: without the tag that a union adds behind `model` or a number in a list."""
+    kept = [
+        part
+        for last, part in zip((None, *location), location, strict=False)
+        if not (last == "model" or (isinstance(last, int) and "objectives" in location))
+    ]
+    return [str(part) for part in kept if not str(part).startswith("literal[")]
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for each mistake: the key's path and what would be valid."""
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(_path(item["loc"])) or FILE
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key"
+        elif item["type"] == "missing":
+            message = "is missing (a section may be empty, `{}`, but must stand)"
+        elif item["type"].startswith("union_tag"):
+            model = where.endswith("model")
+            message = (
+                "must name a built-in or package.module:function"
+                if model
+                else f"must name one of {', '.join(OBJECTIVES)}"
+            )
+        given = item.get("input")
+        shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+        lines.append(f"  {where}: {message}{shown}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def parse(document: object) -> Params:
+    """Checks a parsed YAML document.
+
+    Raises:
+        UserError: naming the path of every wrong key and what would be valid.
+    """
+    if not isinstance(document, dict):
+        raise UserError(f"{FILE} must hold sections (seed, data, teachers, ...), not {type(document).__name__}")
+    filled = {key: {} if value is None else value for key, value in document.items()}
+    try:
+        return Params.model_validate(filled)
+    except ValidationError as error:
+        raise UserError(f"{FILE} is not valid:\n{_explain(error)}") from None
+
+
+def load(root: Path) -> Params:
+    """Reads and checks `params.yaml` of a project, and that `data.path` exists.
+
+    Raises:
+        UserError: where the file is missing, is no YAML, or does not hold valid parameters.
+    """
+    file = root / FILE
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing; run from the project's folder, or give --root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from None
+    params = parse(document)
+    if not (root / params.data.path).exists():
+        raise UserError(f"{FILE}: data.path: {params.data.path} does not exist; put your data there or change the key")
+    return params

@@ -1,0 +1,200 @@
+"""What every stage gets without writing it: parameters, a run, seeds, progress, atomic outputs, clear errors."""
+
+import errno
+import importlib
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillery.errors import UserError
+from tasks import STAGES
+from tasks.params import Params, load
+from tasks.progress import Progress
+
+if TYPE_CHECKING:
+    from tasks.tracking import Run
+
+STATE = ".state"
+Summary = dict[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage function gets.
+
+    Attributes:
+        name: as DVC addresses it, `distill` or `train_teacher@resnet`.
+        root: the project's folder.
+        params: the checked parameters.
+        run: the MLflow run of this stage; logging to it never raises.
+        progress: bars in the terminal.
+        state: folder for checkpoints of exactly these inputs and parameters; outlives the process, no output.
+    """
+
+    name: str
+    root: Path
+    params: Params
+    run: "Run"
+    progress: Progress
+    state: Path
+    _staging: Path
+    _outputs: list[Path] = field(default_factory=list)
+
+    @property
+    def item(self) -> str:
+        """The part of the name behind `@`: the teacher's key."""
+        return self.name.partition("@")[2]
+
+    def path(self, relative: str) -> Path:
+        """An input, or a place beside the outputs."""
+        return self.root / relative
+
+    def output(self, relative: str) -> Path:
+        """Where to write an output; it gets its real place only when the whole stage has succeeded."""
+        self._outputs.append(Path(relative))
+        staged = self._staging / relative
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        return staged
+
+    def publish(self) -> None:
+        """Moves every output to its real place.
+
+        Raises:
+            UserError: where the stage did not write an output that it asked a place for.
+        """
+        for relative in self._outputs:
+            if not (self._staging / relative).exists():
+                raise UserError(f"{self.name} did not write {relative}")
+        for relative in self._outputs:
+            final = self.root / relative
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.is_dir() and not final.is_symlink():
+                shutil.rmtree(final)
+            # Outputs of DVC may be read-only links into its cache: replaced, never written through.
+            (self._staging / relative).replace(final)
+
+
+StageFunction = Callable[[Stage], Summary]
+
+
+def function_of(name: str) -> StageFunction:
+    """The function behind a stage name, imported on use.
+
+    Raises:
+        UserError: where no stage has that name.
+    """
+    base = name.partition("@")[0]
+    if base not in STAGES:
+        raise UserError(f"no stage is called {base!r}; there are {', '.join(STAGES)}")
+    function: StageFunction = importlib.import_module(f"tasks.{base}").run
+    return function
+
+
+def execute(
+    name: str,
+    root: Path,
+    *,
+    run: "Run",
+    key: str,
+    progress: Progress | None = None,
+) -> Summary:
+    """Runs one stage: reads its inputs, writes its outputs, and returns a few figures about it.
+
+    Args:
+        name: `distill`, or `train_teacher@resnet` for one of several.
+        root: the project's folder.
+        run: where parameters and metrics go; finished here, as failed where the stage raises.
+        key: names the stage's inputs and parameters; checkpoints of another key are never resumed.
+        progress: shared bars of a flow; else the stage draws its own.
+
+    Raises:
+        UserError: for a mistake of the user, a full disk or a folder that cannot be written.
+    """
+    params = load(root)
+    function = function_of(name)
+    _seed(params.seed)
+    state = root / STATE / "checkpoints" / name.replace("@", "-") / key[:16]
+    try:
+        with _translated_errors(), _staging(root, name) as staging, progress or Progress() as bars:
+            state.mkdir(parents=True, exist_ok=True)
+            stage = Stage(name, root, params, run, bars, state, staging)
+            run.log_params(_flat(params.model_dump(mode="json")))
+            summary = function(stage)
+            stage.publish()
+    except BaseException as error:
+        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    run.log_metrics({name: value for name, value in summary.items() if not isinstance(value, str)})
+    run.finish("FINISHED")
+    # A finished stage resumes from nothing, whatever its inputs were: all its checkpoints can go.
+    shutil.rmtree(state.parent, ignore_errors=True)
+    return summary
+
+
+def _seed(seed: int) -> None:
+    """Seeds Python's and NumPy's generators; training seeds torch itself."""
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested sections as dotted keys, which MLflow can compare."""
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@contextmanager
+def _staging(root: Path, name: str) -> Iterator[Path]:
+    """A folder on the project's own disk, removed whatever happens; leftovers of killed runs go too."""
+    parent = root / STATE / "staging" / name.replace("@", "-")
+    shutil.rmtree(parent, ignore_errors=True)
+    parent.mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Says what to do about a full disk or a folder that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or "the project's folder"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"no space left to write {where}: free some and run again; finished work is kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"{where} cannot be written: check its permissions and owner") from error
+        raise
+
+
+def parent_watchdog() -> None:
+    """Ends this process when its parent dies: a killed `dvc repro` must not leave a stage writing behind its back."""
+    import threading
+    import time
+
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watchdog").start()

@@ -1,0 +1,113 @@
+"""Mistakes in params.yaml are told by the path of the key, before anything heavy is imported."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distillery.errors import UserError
+from tasks.params import load, parse
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def changed(path: str, value: object) -> dict:
+    document = copy.deepcopy(DOCUMENT)
+    section = document
+    *parents, last = path.split(".")
+    for part in parents:
+        section = section[int(part) if part.isdigit() else part]
+    section[last] = value
+    return document
+
+
+def test_the_committed_parameters_are_valid():
+    assert load(ROOT).distill.teachers == ("resnet",)
+
+
+def test_scenarios_are_valid():
+    scenarios = sorted((ROOT / "scenarios").glob("*.yaml"))
+    assert scenarios
+    for file in scenarios:
+        assert parse(yaml.safe_load(file.read_text())).teachers
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seeed", 1, "seeed: unknown key"),
+        ("student.model.chanels", [1], "student.model.chanels: unknown key"),
+        ("seed", "seven", "seed: .*integer"),
+        ("seed", -1, "seed: .*greater than or equal to 0"),
+        ("distill.training.epochs", "many", "distill.training.epochs: .*integer"),
+        ("distill.training.learning_rate", 0, "distill.training.learning_rate: .*greater than 0"),
+        ("distill.training.epochs", 0, "training.epochs must be at least 1"),
+        ("distill.teachers", ["other"], "distill.teachers: 'other' is not among teachers: resnet"),
+        ("distill.teachers", [], "distill.teachers: .*at least 1"),
+        ("distill.objectives", [{"name": "cross_entropy"}], "no objective listens to a teacher"),
+        ("distill.objectives", [{"name": "kd"}, {"name": "kd"}], "an objective stands once"),
+        ("distill.objectives.0.temperature", 0, "distill.objectives.0.temperature: .*greater than 0"),
+        ("distill.objectives.0.name", "kdd", "distill.objectives.0: must name one of kd, cross_entropy"),
+        ("data.split", {"train": 0.5, "validation": 0.1, "test": 0.1}, "data.split: .*must be 1, not 0.7"),
+        ("data.path", "data/raw", "data: the built-in source mnist5k needs path"),
+        ("data.source", "sql", "data.source: .*mnist5k"),
+        ("data.columns", {"inputs": ["a"], "target": "a"}, "data.columns: .*named twice: a"),
+        ("data.labelled", 0, "data.labelled"),
+        ("teachers", {"Big One": DOCUMENT["teachers"]["resnet"]}, "a teacher's key may hold"),
+        ("teachers.resnet.model.depth", 9, "teachers.resnet.model: .*6n"),
+        ("teachers.resnet.model", {"name": "vit"}, "teachers.resnet.model: must name a built-in or package"),
+        ("teachers.resnet.model", {"name": "a.b:c", "weights": "w.safetensors"}, "custom/"),
+        ("student", {}, "student.model: is missing"),
+        ("registry", {"teacher": "m", "student": "m"}, "registry: .*different names"),
+    ],
+)
+def test_a_mistake_is_told_by_the_path_of_its_key(path, value, message):
+    with pytest.raises(UserError, match=message):
+        parse(changed(path, value))
+
+
+def test_all_mistakes_are_told_at_once():
+    document = changed("seed", "x")
+    document["extra"] = 1
+    with pytest.raises(UserError) as caught:
+        parse(document)
+    assert "seed" in str(caught.value) and "extra" in str(caught.value)
+
+
+def test_a_missing_section_is_told():
+    document = copy.deepcopy(DOCUMENT)
+    del document["finetune"]
+    with pytest.raises(UserError, match="finetune: is missing"):
+        parse(document)
+
+
+def test_missing_broken_and_empty_files_are_told(tmp_path: Path):
+    with pytest.raises(UserError, match="missing"):
+        load(tmp_path)
+    (tmp_path / "params.yaml").write_text("a: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load(tmp_path)
+    (tmp_path / "params.yaml").write_text("")
+    with pytest.raises(UserError, match="must hold sections"):
+        load(tmp_path)
+
+
+def test_data_that_are_not_there_are_told(tmp_path: Path):
+    document = changed("data.source", "table")
+    document["data"]["path"] = "data/raw"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(UserError, match=r"data\.path: data/raw does not exist"):
+        load(tmp_path)
+
+
+def test_parameters_are_checked_without_heavy_imports():
+    code = (
+        "import sys; from pathlib import Path; from tasks.params import load; load(Path('.')); "
+        "print(sorted({'torch', 'mlflow', 'prefect', 'pandas', 'dvc', 'great_expectations'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
