@@ -1,0 +1,1 @@
+"""The science: data, models, signals, objectives, training, soft targets, evaluation, export."""

@@ -1,0 +1,121 @@
+"""What a user may say about models, objectives and training, checked before anything heavy is imported.
+
+Every class is frozen and rejects unknown keys. `tasks.params` assembles them into `params.yaml`.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+
+class Config(BaseModel):
+    """A frozen section of parameters; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Mlp(Config):
+    """Fully connected network over the flattened, concatenated inputs."""
+
+    name: Literal["mlp"]
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (32,)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class Cnn(Config):
+    """Small convolutional network: one 3x3 convolution and a halving of the image per entry of `channels`."""
+
+    name: Literal["cnn"]
+    channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32), min_length=1)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class Resnet(Config):
+    """CIFAR-style residual network (He et al. 2016, section 4.2): depth 6n + 2, three stages from `width` channels."""
+
+    name: Literal["resnet"]
+    depth: int = Field(8, ge=8)
+    width: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _depth_fits(self) -> Self:
+        if (self.depth - 2) % 6:
+            raise ValueError(f"depth must be 6n + 2 (8, 14, 20, ...), not {self.depth}")
+        return self
+
+
+class CustomModel(Config):
+    """The user's own: a function `package.module:function(inputs, outputs, **arguments)` that returns a module."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    arguments: dict[str, Any] = Field({}, description="passed on to the function")
+    weights: str | None = Field(None, description="a safetensors file under custom/, loaded before training")
+    normalise: bool = Field(True, description="false: images arrive in 0..1, numbers as they are")
+
+    @model_validator(mode="after")
+    def _weights_are_watched(self) -> Self:
+        if self.weights is not None and not self.weights.startswith("custom/"):
+            raise ValueError(f"weights must lie under custom/, the folder DVC watches, not {self.weights!r}")
+        return self
+
+
+def _model_tag(value: Any) -> str:
+    """Tells a built-in from the user's own by the colon in the name."""
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    return "custom" if isinstance(name, str) and ":" in name else str(name)
+
+
+ModelConfig = Annotated[
+    Annotated[Mlp, Tag("mlp")]
+    | Annotated[Cnn, Tag("cnn")]
+    | Annotated[Resnet, Tag("resnet")]
+    | Annotated[CustomModel, Tag("custom")],
+    Discriminator(_model_tag),
+]
+
+
+class Augmentation(Config):
+    """Random changes of image inputs, drawn for each row, made on the whole batch at once."""
+
+    shift: int = Field(0, ge=0, description="pixels, in each direction, filled with zeros")
+    flip: bool = Field(False, description="mirror left and right with probability 1/2")
+    crop: float = Field(1.0, gt=0.0, le=1.0, description="smallest share of height and width kept, then resized back")
+
+
+class TrainingConfig(Config):
+    """How parameters are moved; the same for teachers, baseline, students and fine-tuning."""
+
+    epochs: int = Field(10, ge=0, description="0 keeps the starting weights")
+    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0.0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="sgd only")
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps with a linearly rising learning rate")
+    balance: Literal["none", "class_weights", "sampling"] = "none"
+    monitor: Literal["accuracy", "macro_f1", "nll"] = Field("accuracy", description="picks the epoch")
+    early_stopping: int | None = Field(None, ge=1, description="epochs without a better validation score")
+    augment: Augmentation = Augmentation()
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    clip_gradient: float | None = Field(None, gt=0.0, description="largest norm of the gradient")
+    accumulate: int = Field(1, ge=1, description="micro-batches a step; the loss is the same as in one batch")
+    checkpoint_seconds: float = Field(10.0, ge=0.0, description="time between checkpoints; 0: every step")
+
+
+class Kd(Config):
+    """Match the teacher's softened distribution (Hinton et al. 2015)."""
+
+    name: Literal["kd"]
+    weight: float = Field(1.0, gt=0.0)
+    temperature: float = Field(2.0, gt=0.0)
+
+
+class CrossEntropy(Config):
+    """Match the label, where there is one."""
+
+    name: Literal["cross_entropy"]
+    weight: float = Field(1.0, gt=0.0)
+
+
+ObjectiveConfig = Annotated[Kd | CrossEntropy, Field(discriminator="name")]

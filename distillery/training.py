@@ -1,0 +1,272 @@
+"""The one training loop, for teachers, baseline, students and fine-tuning."""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from distillery import metrics
+from distillery.augment import augment
+from distillery.checkpoint import Checkpoint, TrainingState
+from distillery.columns import Columns
+from distillery.config import TrainingConfig
+from distillery.errors import UserError
+from distillery.models import Network
+from distillery.objectives import Objective, WeightedSum
+from distillery.sampling import Rows, balanced_order, batches, epoch_order
+from distillery.saved import channels_last, move, predict
+from distillery.schema import UNLABELLED
+from distillery.signals import Batch, Signals, Teacher
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training led to; the network holds the weights of the best epoch.
+
+    Attributes:
+        history: one mapping an epoch: `epoch`, `learning_rate`, `loss`, `loss_<objective>`, and on the validation
+            split `accuracy`, `macro_f1`, `nll`.
+        best_epoch: from 1; 0 where the starting weights were kept.
+        score: of the monitored metric at that epoch.
+        steps: updates made.
+    """
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    score: float
+    steps: int
+
+
+def train(
+    network: Network,
+    objectives: WeightedSum,
+    train: Columns,
+    validation: Columns,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    rows: Rows,
+    teacher: Teacher | None = None,
+    steps_per_epoch: int | None = None,
+    checkpoint: Path | None = None,
+    on_step: Callable[[], None] = lambda: None,
+    on_epoch: Callable[[Mapping[str, float]], None] = lambda _: None,
+) -> Outcome:
+    """Trains a network in place.
+
+    The validation split picks the epoch. Everything random is a function of seed, epoch, step and process, so a run
+    that resumes from a checkpoint ends with the same weights, bit for bit, on the same machine.
+
+    Args:
+        network: starting weights.
+        objectives: what is minimised; its own parameters are trained too.
+        train: rows to learn from.
+        validation: labelled rows that pick the epoch.
+        config: how.
+        seed: of order, augmentation and dropout.
+        rows: (n,) which training rows take part.
+        teacher: whom the objectives listen to.
+        steps_per_epoch: by default one pass over the rows; more go over them again.
+        checkpoint: file to resume from and to write; none is written where it is None.
+        on_step: called after every step of this call, and once for each step that was already done.
+        on_epoch: called with the new entry of the history, and once for each that was already there.
+
+    Raises:
+        UserError: where no rows take part, a label is needed and there is none, the loss is no longer finite, or the
+            precision does not exist on this device.
+    """
+    _check(objectives, train, validation, rows)
+    accelerator = _accelerator(config)
+    move(network, accelerator.device)
+    objectives.to(accelerator.device)
+    optimizer = _optimizer(config, [*network.parameters(), *objectives.parameters()])
+    length = None if steps_per_epoch is None else steps_per_epoch * config.batch_size
+    steps = steps_per_epoch or len(batches(rows, config.batch_size))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _learning_rate(config, steps))
+    model, optimizer = accelerator.prepare(network, optimizer)
+
+    file = Checkpoint(checkpoint, accelerator)
+    done = file.load(network, objectives, optimizer, schedule) or TrainingState()
+    for _ in range(done.epoch * steps + done.step):
+        on_step()
+    for entry in done.history:
+        on_epoch(entry)
+    if not done.history:
+        done.keep(network, _validate(network, validation), config.monitor, epoch=0)
+
+    while done.epoch < config.epochs and not _stops_early(done, config):
+        order = _order(train, rows, config, seed, done.epoch, length)
+        for step, indices in enumerate(batches(order, config.batch_size)):
+            if step < done.step:
+                continue
+            rank = accelerator.process_index
+            torch.manual_seed(_mix(seed, done.epoch, step, rank))
+            losses = _step(network, model, objectives, optimizer, train, teacher, indices, config, accelerator)
+            done.add(losses)
+            schedule.step()
+            done.step = step + 1
+            on_step()
+            file.save_when_due(network, objectives, optimizer, schedule, done, config.checkpoint_seconds)
+        entry = {
+            "epoch": done.epoch + 1,
+            "learning_rate": float(schedule.get_last_lr()[0]),
+            **done.mean_losses(_share_losses(accelerator)),
+            **_validate(network, validation),
+        }
+        if not math.isfinite(entry["loss"]):
+            raise UserError(f"the loss is {entry['loss']} in epoch {done.epoch + 1}: lower training.learning_rate")
+        done.finish_epoch(network, entry, config.monitor)
+        on_epoch(entry)
+        file.save_when_due(network, objectives, optimizer, schedule, done, config.checkpoint_seconds)
+
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    network.load_state_dict(done.best_weights)
+    network.to("cpu").eval()
+    return Outcome(done.history, done.best_epoch, done.best_score, len(done.history) * steps)
+
+
+def class_weights(target: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int) -> Tensor:
+    """Factors that give every class the same part in the loss, 1 on average over the labelled rows.
+
+    Args:
+        target: (N,) class numbers, -1 where unlabelled.
+        classes: their number C.
+
+    Returns:
+        (C,) float32; 0 for a class without rows.
+    """
+    counts = np.bincount(target[target != UNLABELLED], minlength=classes)
+    present = counts > 0
+    weights = np.zeros(classes, dtype=np.float32)
+    weights[present] = counts.sum() / present.sum() / counts[present]
+    return torch.from_numpy(weights)
+
+
+def _check(objectives: WeightedSum, train: Columns, validation: Columns, rows: Rows) -> None:
+    """Tells before the first step what would fail in it."""
+    if not len(rows):
+        raise UserError("no training row takes part; label some rows (data.labelled) or add data")
+    if not len(validation.labelled):
+        raise UserError("the validation split has no labelled row; give it some (data.split, or your split column)")
+    needs_label = [part for part in objectives.parts.values() if isinstance(part, Objective) and part.needs_label]
+    if len(needs_label) == len(objectives.parts) and not (train.target[rows] != UNLABELLED).any():
+        raise UserError("every objective needs labels, and no training row has one")
+
+
+def _accelerator(config: TrainingConfig) -> Accelerator:
+    """Device, precision and processes."""
+    # Accelerate keeps one precision a process; the next training of the same process may want another.
+    AcceleratorState._reset_state()
+    precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[config.precision]
+    try:
+        accelerator = Accelerator(mixed_precision=precision)
+    except ValueError as error:
+        raise UserError(f"training.precision: {config.precision} does not work on this device: {error}") from None
+    torch.backends.cudnn.deterministic = True
+    return accelerator
+
+
+def _optimizer(config: TrainingConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Only matrices and kernels decay; biases and normalisation do not."""
+    moving = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in moving if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in moving if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
+
+
+def _learning_rate(config: TrainingConfig, steps: int) -> Callable[[int], float]:
+    """The factor on the learning rate at each step: a linear rise, then constant or half a cosine down to 0."""
+    total = max(1, config.epochs * steps)
+    rise = round(config.warmup * total)
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        if config.schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+    return factor
+
+
+def _order(train: Columns, rows: Rows, config: TrainingConfig, seed: int, epoch: int, length: int | None) -> Rows:
+    """The rows of one epoch."""
+    if config.balance == "sampling":
+        return balanced_order(train.target, rows, seed, epoch, length)
+    row_bytes = sum(column[:1].nbytes for column in train.inputs.values())
+    return epoch_order(rows, seed, epoch, length, row_bytes)
+
+
+def _step(
+    network: Network,
+    model: nn.Module,
+    objectives: WeightedSum,
+    optimizer: torch.optim.Optimizer,
+    train: Columns,
+    teacher: Teacher | None,
+    indices: Rows,
+    config: TrainingConfig,
+    accelerator: Accelerator,
+) -> dict[str, Tensor]:
+    """One update; the loss is the same however the step is cut into micro-batches and processes."""
+    model.train()
+    whole = train.targets(indices)
+    # Every process cuts the same step and takes its own part of every micro-batch.
+    parts = np.array_split(indices, min(config.accumulate, len(indices)))
+    named: dict[str, Tensor] = {}
+    for number, part in enumerate(parts):
+        mine = part[accelerator.process_index :: accelerator.num_processes]
+        batch = _batch(network, train, mine, config, accelerator)
+        last = number == len(parts) - 1
+        with nullcontext() if last else accelerator.no_sync(model):
+            student = Signals(model(*batch.inputs))
+            loss, shares = objectives(student, teacher.signals(batch) if teacher else None, batch.target, whole)
+            # DDP averages gradients over processes, and this loss is a sum over them.
+            accelerator.backward(loss * accelerator.num_processes)
+        for name, value in {"loss": loss, **{f"loss_{key}": share for key, share in shares.items()}}.items():
+            named[name] = named.get(name, 0.0) + value.detach()
+    if config.clip_gradient is not None:
+        accelerator.clip_grad_norm_([*model.parameters(), *objectives.parameters()], config.clip_gradient)
+    optimizer.step()
+    optimizer.zero_grad()
+    return named
+
+
+def _batch(network: Network, train: Columns, rows: Rows, config: TrainingConfig, accelerator: Accelerator) -> Batch:
+    """Gathers rows, changes them at random, and puts them on the device."""
+    place = accelerator.device
+    inputs = train.gather(rows, list(network.schema.inputs))
+    moved = tuple(tensor.to(place, non_blocking=True) for tensor in inputs)
+    changed = augment(moved, network.schema, config.augment, torch.default_generator)
+    return Batch(torch.from_numpy(rows), channels_last(changed), train.targets(rows).to(place, non_blocking=True))
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _share_losses(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
+    """Sums a loss over processes, each of which has seen its own rows."""
+    return lambda loss: accelerator.reduce(loss, reduction="sum") if accelerator.num_processes > 1 else loss
+
+
+def _validate(network: Network, validation: Columns) -> dict[str, float]:
+    """Scores on the labelled validation rows."""
+    rows = validation.labelled
+    return metrics.scores(predict(network, validation)[rows], validation.target[rows])
+
+
+def _stops_early(done: TrainingState, config: TrainingConfig) -> bool:
+    return config.early_stopping is not None and done.epoch - done.best_epoch >= config.early_stopping
