@@ -1,0 +1,245 @@
+"""Teacher and shipped student in MLflow's registry: once each, whatever happens in between."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from distillery.errors import UserError
+from distillery.schema import Schema
+from tasks.lineage import revision
+from tasks.mlflow_service import VARIABLE, first_line
+from tasks.params import load
+from tasks.results import EVALUATION, Evaluation
+from tasks.tracking import PENDING, STATE, Tracker
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.models import ModelSignature
+
+ALIAS = "challenger"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry.
+
+    Attributes:
+        name: of the registered model.
+        version: that has the alias `challenger` now.
+        digest: SHA-256 of its files.
+        is_new: whether this call made it; else the same files had been registered before.
+    """
+
+    name: str
+    version: str
+    digest: str
+    is_new: bool
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is to be registered: an ONNX file, the saved model it was made from, and files that go with them."""
+
+    name: str
+    onnx: Path
+    folder: Path
+    extras: tuple[Path, ...]
+    tags: Mapping[str, str]
+
+    @property
+    def saved(self) -> tuple[Path, Path]:
+        return self.folder / "weights.safetensors", self.folder / "model.json"
+
+    @property
+    def schema(self) -> Schema:
+        return Schema.model_validate(json.loads(self.saved[1].read_bytes())["schema_"])
+
+
+def register(root: Path, tracker: Tracker, parent_run: str | None) -> list[Registered]:
+    """Registers the teachers and the student that ships, each with the alias `challenger`.
+
+    The names are those of the section `registry`; of several teachers each has its key behind the name. A model whose
+    files are registered already keeps its version, so this may be repeated, also after it was killed at any point.
+
+    Args:
+        root: the project's folder, with a finished pipeline.
+        tracker: where to register.
+        parent_run: the run that this belongs to.
+
+    Raises:
+        UserError: where a model is missing, or the service cannot do it.
+    """
+    params = load(root)
+    evaluation = Evaluation.read(root / EVALUATION)
+    shared = revision(root)
+    run = None if parent_run is None or parent_run.startswith(PENDING) else parent_run
+    keys, name = params.distill.teachers, params.registry.teacher
+    teachers = [
+        _Model(
+            name=name if len(keys) == 1 else f"{name}-{key}",
+            onnx=root / "models" / "onnx" / f"teacher-{key}.onnx",
+            folder=root / "models" / "teachers" / key,
+            extras=(),
+            tags=shared | _scores(evaluation, f"teacher-{key}") | _dvc_hash(root, f"models/teachers/{key}"),
+        )
+        for key in keys
+    ]
+    try:
+        found = [_register(root, tracker, run, model) for model in teachers]
+        folder, card = root / "models" / "student", root / "reports" / "model_card.md"
+        chosen = evaluation.shipped.candidate
+        student = _Model(
+            name=params.registry.student,
+            onnx=folder / "model.onnx",
+            folder=folder,
+            extras=(*sorted(folder.glob("*.int8.onnx")), *([card] if card.exists() else [])),
+            tags=shared
+            | _scores(evaluation, chosen)
+            | _dvc_hash(root, "models/student")
+            | {"candidate": chosen, "teacher": ", ".join(f"{one.name}/{one.version}" for one in found)},
+        )
+        return [*found, _register(root, tracker, run, student)]
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; run `python -m flows run` first") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the models are finished, but MLflow did not register them ({first_line(error)}); run again to do so"
+        ) from error
+
+
+def _register(root: Path, tracker: Tracker, run: str | None, model: _Model) -> Registered:
+    """Finds or makes the version of a model, and moves the alias to it."""
+    client = tracker.client
+    digest = _digest(model)
+    same = client.search_model_versions(f"name = '{model.name}' and tags.digest = '{digest}'")
+    version = str(max((int(one.version) for one in same), default=0))
+    if not same:
+        version = str(_new_version(root, tracker, run, model, digest).version)
+    if str(client.get_registered_model(model.name).aliases.get(ALIAS)) != version:
+        client.set_registered_model_alias(model.name, ALIAS, version)
+    return Registered(model.name, version, digest, is_new=not same)
+
+
+def _new_version(root: Path, tracker: Tracker, run: str | None, model: _Model, digest: str) -> "ModelVersion":
+    """Uploads a model, and makes a version of it under its name."""
+    from mlflow.exceptions import MlflowException
+
+    client = tracker.client
+    logged = _uploaded(tracker, digest) or _upload(root, tracker, run, model, digest)
+    try:
+        client.create_registered_model(model.name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = dict(model.tags) | {"digest": digest}
+    with _default_service(tracker.uri):
+        return client.create_model_version(model.name, f"models:/{logged}", run, tags, model_id=logged)
+
+
+@contextmanager
+def _default_service(uri: str) -> Iterator[None]:
+    """Makes a service MLflow's default: its registry looks an uploaded model up there, whatever client it is given."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
+def _uploaded(tracker: Tracker, digest: str) -> str | None:
+    """A model that was uploaded by a process which died before it made a version."""
+    found = tracker.client.search_logged_models([tracker.experiment_id], f"tags.digest = '{digest}'")
+    return next((str(one.model_id) for one in found if str(one.status) == "READY"), None)
+
+
+def _upload(root: Path, tracker: Tracker, run: str | None, model: _Model, digest: str) -> str:
+    """Stores the files of a model and returns its id."""
+    import mlflow.onnx
+    import onnx
+    from mlflow.models import Model
+
+    client = tracker.client
+    graph = onnx.load(model.onnx)
+    schema = model.schema
+    logged = client.create_logged_model(
+        tracker.experiment_id, model.name, run, tags={"digest": digest}, model_type="onnx"
+    )
+    with tempfile.TemporaryDirectory(dir=root / STATE) as place:
+        folder = Path(place) / "model"
+        mlflow.onnx.save_model(
+            graph,
+            folder,
+            mlflow_model=Model(logged.artifact_location, run, model_id=logged.model_id, model_uuid=logged.model_id),
+            signature=_signature(schema, graph.graph.output[0].name),
+            input_example=_example(root, schema),
+            # Named here, else MLflow starts a process that loads the model and looks what it imports.
+            pip_requirements=mlflow.onnx.get_default_pip_requirements(),
+            onnx_execution_providers=["CPUExecutionProvider"],
+            metadata={"classes": list(schema.classes), "target": schema.target, "digest": digest},
+            # One file where that is possible; a protobuf ends at 2 GB.
+            save_as_external_data=model.onnx.stat().st_size > 1e9,
+            extra_files=[str(file) for file in (*model.saved, *model.extras)],
+        )
+        client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    return str(logged.model_id)
+
+
+def _signature(schema: Schema, output: str) -> "ModelSignature":
+    """Names, types and shapes of what a client sends and gets; the batch is free."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema as MlflowSchema
+    from mlflow.types import TensorSpec
+
+    inputs = {name: TensorSpec(np.dtype(spec.dtype), (-1, *spec.shape), name) for name, spec in schema.inputs.items()}
+    outputs = TensorSpec(np.dtype("float32"), (-1, len(schema.classes)), output)
+    return ModelSignature(MlflowSchema([*inputs.values()]), MlflowSchema([outputs]))
+
+
+def _example(root: Path, schema: Schema) -> dict[str, object]:
+    """The first row of the test split: input name -> (1, *shape)."""
+    import numpy as np
+
+    folder = root / "data" / "prepared" / "test"
+    return {name: np.array(np.load(folder / f"{name}.npy", mmap_mode="r")[:1]) for name in schema.inputs}
+
+
+def _digest(model: _Model) -> str:
+    """SHA-256 over everything that decides what the model answers and what its answers are called."""
+    total = hashlib.sha256()
+    for file in (model.onnx, *model.saved):
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def _scores(evaluation: Evaluation, candidate: str) -> dict[str, str]:
+    """Test scores of a candidate."""
+    test = evaluation.models[candidate].test
+    return {"test_accuracy": f"{test.accuracy.value:.4f}", "test_macro_f1": f"{test.macro_f1.value:.4f}"}
+
+
+def _dvc_hash(root: Path, path: str) -> dict[str, str]:
+    """DVC's hash of an output, where DVC knows it."""
+    file = root / "dvc.lock"
+    lock = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    for stage in ((lock or {}).get("stages") or {}).values():
+        for out in stage.get("outs") or []:
+            if out.get("path") == path:
+                return {"dvc_hash": str(out["md5"])}
+    return {}
