@@ -56,13 +56,13 @@ def test_normalisation_is_the_statistics_of_the_rows():
     rows = mixed_rows(5000)
     network = models.build(Mlp(name="mlp"), MIXED, seed=0)
     network.fit_normalisation(rows)
-    numeric = network.inputs["numeric"]
+    numeric, images = network.inputs
     np.testing.assert_allclose(numeric.mean, rows.inputs["numeric"].mean(0), rtol=1e-5)
     np.testing.assert_allclose(numeric.deviation[:2], rows.inputs["numeric"].std(0)[:2], rtol=1e-5)
     assert numeric.deviation[2] == 1.0, "a constant column is only centred"
     photo = rows.inputs["photo"] / 255
-    np.testing.assert_allclose(network.inputs["photo"].mean.flatten(), photo.mean((0, 2, 3)), rtol=1e-5)
-    np.testing.assert_allclose(network.inputs["photo"].deviation.flatten(), photo.std((0, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(images.mean.flatten(), photo.mean((0, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(images.deviation.flatten(), photo.std((0, 2, 3)), rtol=1e-5)
 
 
 def test_a_saved_model_says_the_same_and_holds_no_pickle(tmp_path: Path):
@@ -72,7 +72,7 @@ def test_a_saved_model_says_the_same_and_holds_no_pickle(tmp_path: Path):
     np.testing.assert_array_equal(predict(load_model(tmp_path / "m"), digits(0, 50)), predict(network, digits(0, 50)))
     assert {file.suffix for file in (tmp_path / "m").iterdir()} == {".json", ".csv", ".safetensors"}
     before = digest(tmp_path / "m")
-    network.inputs["image"].mean.add_(1)
+    network.inputs[0].mean.add_(1)
     save_model(tmp_path / "m", network, [], {})
     assert digest(tmp_path / "m") != before
 

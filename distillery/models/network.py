@@ -62,11 +62,12 @@ class Network(nn.Module):
         self.schema = schema
         self.config = config
         self.normalised = normalise
-        self.inputs = nn.ModuleDict({name: Normalise(spec) for name, spec in schema.inputs.items()})
+        # A list and not a dictionary: a user's column may be called `items`, or hold a dot.
+        self.inputs = nn.ModuleList(Normalise(spec) for spec in schema.inputs.values())
 
     def forward(self, *rows: Tensor) -> Tensor:
         """Raw inputs in the schema's order, each (B, *shape), to logits (B, C)."""
-        values = (normalise(tensor) for normalise, tensor in zip(self.inputs.values(), rows, strict=True))
+        values = (normalise(tensor) for normalise, tensor in zip(self.inputs, rows, strict=True))
         logits: Tensor = self.body(*values)
         return logits
 
@@ -74,7 +75,7 @@ class Network(nn.Module):
         """Takes the statistics of every row, labelled or not, block by block."""
         if not self.normalised:
             return
-        for name, module in self.inputs.items():
+        for name, module in zip(self.schema.inputs, self.inputs, strict=True):
             blocks = (columns.gather(slice(at, at + BLOCK), [name])[0] for at in range(0, len(columns), BLOCK))
             if isinstance(module, Normalise):
                 module.fit(blocks)

@@ -1,0 +1,70 @@
+"""Writing soft targets against a bare forward pass, their size, and shuffled reads of a large store."""
+
+import shutil
+import statistics
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from benchmarks.digits28 import SCHEMA, columns, main_job
+from benchmarks.interleaved import Result, ratio, seconds
+from distillery import models
+from distillery.sampling import batches, epoch_order
+from distillery.soft_targets import SoftTargets, write
+
+ROWS = 200_000
+
+
+def measure(folder: Path) -> list[Result]:
+    """Teacher of the main job; the large store is written by a small model, since only its size matters."""
+    return [*writing(folder), *reading(folder)]
+
+
+def writing(folder: Path) -> list[Result]:
+    """The whole writing, checks and flushes included, against `model(batch)` in a loop."""
+    params = main_job()
+    rows = columns(folder / "rows")
+    ours, bare = (models.build(params.teachers["resnet"].model, SCHEMA, seed=0).eval() for _ in range(2))
+    (images,) = rows.gather(slice(None))
+
+    def store() -> None:
+        shutil.rmtree(folder / "store", ignore_errors=True)
+        write(folder / "store", ours, "t", {"train": rows}, partial=folder / "partial")
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for batch in torch.split(images, 512):
+                bare(batch)
+
+    times = seconds({"bare": forward, "store": store}, rounds=7)
+    speed, told = ratio(times, "bare", "store")
+    return [Result("soft targets written / bare forward, speed", told, ">= 1.25", speed >= 1.25)]
+
+
+def reading(folder: Path) -> list[Result]:
+    """200,000 rows: bytes a sample, and the cost of a shuffled batch of rows and soft targets together."""
+    rows = columns(folder / "many", ROWS)
+    student = models.build(main_job().student.model, SCHEMA, seed=0)
+    shutil.rmtree(folder / "store", ignore_errors=True)
+    before = psutil.Process().memory_full_info().uss
+    write(folder / "store", student, "t", {"train": rows}, partial=folder / "partial")
+    grown = (psutil.Process().memory_full_info().uss - before) / 2**20
+    store = SoftTargets.open(folder / "store")
+    size = sum(file.stat().st_size for file in (folder / "store").glob("logits*")) / ROWS / (2 * 10)
+    everything = np.arange(ROWS)
+
+    def read(row_bytes: int) -> None:
+        for batch in batches(epoch_order(everything, 0, 0, row_bytes=row_bytes), 128):
+            rows.gather(batch)
+            store.logits[batch]
+
+    times = seconds({"free": lambda: read(1), "blocks": lambda: read(2**30)}, rounds=5)
+    free, blocks = (statistics.median(times[name]) / ROWS * 1e6 for name in ("free", "blocks"))
+    return [
+        Result("store, bytes a sample / (2 x classes)", f"{size:.4f}", "<= 1.01", size <= 1.01),
+        Result("memory grown while writing 200,000 rows, MiB", f"{grown:.0f}", "flat", grown < 100),
+        Result("shuffled read at 200,000 rows, microseconds a sample", f"{free:.1f}", "<= 10", free <= 10),
+        Result("the same in blocks, as beyond memory", f"{blocks:.1f}", "<= 10", blocks <= 10),
+    ]

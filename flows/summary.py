@@ -1,0 +1,87 @@
+"""The last thing a run prints: every model beside the others, and which one ships."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks import wording
+from tasks.results import EVALUATION, Deployed, Estimate, Evaluation, Scores, title
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+# Without a terminal nothing is known of the reader's width: logs and pipes scroll.
+LOG_WIDTH = 110
+
+
+def show(root: Path, console: "Console") -> None:
+    """Prints the table of `reports/evaluation.json`, about 100 columns wide; a narrow terminal gets no intervals.
+
+    Raises:
+        UserError: where the evaluation has not run.
+    """
+    from rich.measure import Measurement
+
+    evaluation = Evaluation.read(root / EVALUATION)
+    if not console.is_terminal:
+        console.width = max(console.width, LOG_WIDTH)
+    table = _table(evaluation, narrow=False)
+    if Measurement.get(console, console.options.update_width(1000), table).maximum > console.width:
+        table = _table(evaluation, narrow=True)
+    console.print()
+    console.print(table)
+    console.print(f"{wording.headline(evaluation)}. {wording.explanation(evaluation)}", highlight=False)
+    console.print(f"{title(evaluation.shipped.candidate)} ships. {evaluation.shipped.because}", highlight=False)
+
+
+def _table(evaluation: Evaluation, *, narrow: bool) -> "Table":
+    """One line a model, one more for each int8 variant; `narrow` leaves out intervals and throughput."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=f"Test split, {wording.count(evaluation.splits['test'].labelled)} rows, in percent"
+        + ("" if narrow else f", {100 * evaluation.confidence:g} % intervals"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption_justify="left",
+        caption="* ships; ONNX file, one thread: ms/row alone, rows/s in batches of 256",
+    )
+    table.add_column("model", no_wrap=True, max_width=24)
+    headings = ["accuracy", "macro-F1", "agrees", "parameters", "size", "ms/row", "rows/s"]
+    for heading in headings[:-1] if narrow else headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, model in evaluation.models.items():
+        ships = name == evaluation.shipped.candidate
+        style = "bold green" if ships else None
+        label = f"{title(name)}{' *' if ships else ''}"
+        table.add_row(
+            *_cells(label, model.test, model.onnx, wording.count(model.parameters), narrow=narrow), style=style
+        )
+        if model.int8 is not None:
+            table.add_row(*_cells("  int8", model.int8.test, model.int8, "", narrow=narrow), style="dim")
+    return table
+
+
+def _cells(label: str, scores: Scores, deployed: Deployed, parameters: str, *, narrow: bool) -> list[str]:
+    """One line of the table."""
+
+    def estimate(found: Estimate | None) -> str:
+        if found is None:
+            return ""
+        value = f"{100 * found.value:.1f}"
+        return value if narrow else f"{value} ({100 * found.low:.1f}-{100 * found.high:.1f})"
+
+    cells = [
+        label,
+        estimate(scores.accuracy),
+        estimate(scores.macro_f1),
+        "" if scores.agreement is None else f"{100 * scores.agreement.value:.1f}",
+        parameters,
+        wording.size(deployed.size),
+        f"{deployed.latency_ms:.3g}",
+        wording.rate(deployed.throughput),
+    ]
+    return cells[:-1] if narrow else cells

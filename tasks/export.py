@@ -1,0 +1,90 @@
+"""Every candidate as an ONNX file, checked against PyTorch; an int8 variant of the students where accuracy holds."""
+
+from pathlib import Path
+
+import numpy as np
+
+from distillery.columns import Columns
+from distillery.errors import UserError
+from distillery.inference import open_session, predict
+from distillery.metrics import scores
+from distillery.onnx_export import Check, check, digest, export, quantise
+from distillery.saved import load_model
+from distillery.saved import predict as predict_by_pytorch
+from tasks.results import ExportedModel, ExportReport, Int8, candidates
+from tasks.stage import Stage, Summary
+
+
+def run(stage: Stage) -> Summary:
+    """Reads the saved models and all splits, writes `models/onnx/<candidate>[.int8].onnx` and `export.json`."""
+    folder = stage.output("models/onnx")
+    folder.mkdir()
+    splits = {name: Columns.open(stage.path(f"data/prepared/{name}")) for name in ("train", "validation", "test")}
+    models = {}
+    todo = candidates(stage.params)
+    for candidate in stage.progress.track(todo, "Exporting to ONNX", len(todo)):
+        network = load_model(stage.path(candidate.folder))
+        expected = predict_by_pytorch(network, splits["test"])
+        file = folder / f"{candidate.name}.onnx"
+        export(network, file)
+        found = check(file, expected, splits["test"])
+        logits = predict(open_session(file), splits["validation"])
+        accuracy = scores(logits, splits["validation"].target)["accuracy"]
+        models[candidate.name] = ExportedModel(
+            file=file.name,
+            size=file.stat().st_size,
+            sha256=digest(file),
+            largest_difference=_rounded(found.largest_difference),
+            equal_argmax=found.equal_argmax,
+            accuracy=accuracy,
+            int8=_int8(stage, file, accuracy, logits, splits)
+            if candidate.is_student and stage.params.export.int8
+            else None,
+        )
+    rows = {name: len(columns) for name, columns in splits.items()}
+    ExportReport(rows=rows, models=models).write(folder / "export.json")
+    kept = [name for name, model in models.items() if model.int8 and model.int8.kept]
+    return {
+        "models": len(models),
+        "largest_difference": max(model.largest_difference for model in models.values()),
+        "int8_kept": ", ".join(kept) or "none",
+    }
+
+
+def _int8(stage: Stage, file: Path, accuracy: float, logits: np.ndarray, splits: dict[str, Columns]) -> Int8:
+    """Quantises one model and keeps the file where the validation split says that accuracy holds."""
+    target = file.with_suffix(".int8.onnx")
+    validation = splits["validation"]
+    try:
+        quantise(file, target, splits["train"])
+        quantised = predict(open_session(target), validation)
+    except UserError as error:
+        # A model that cannot be quantised is still deployed as float32.
+        target.unlink(missing_ok=True)
+        return Int8(kept=False, reason=str(error))
+    found = Check.of(logits, quantised)
+    size = target.stat().st_size
+    reached = scores(quantised, validation.target)["accuracy"]
+    allowed = stage.params.export.int8_max_accuracy_loss
+    loss = accuracy - reached
+    # Both are counts over the same rows: a loss of exactly what is allowed must not fail by rounding.
+    kept = bool(np.isfinite(quantised).all()) and loss <= allowed + 1e-9
+    if not kept:
+        target.unlink()
+    outcome = (
+        f"lost {loss:.4f}, {'within' if kept else 'more than'} the {allowed:g} allowed" if loss > 0 else "none lost"
+    )
+    return Int8(
+        kept=kept,
+        reason=f"validation accuracy {reached:.4f} against {accuracy:.4f} in float32: {outcome}",
+        file=target.name if kept else None,
+        size=size,
+        accuracy=reached,
+        largest_difference=_rounded(found.largest_difference),
+        equal_argmax=found.equal_argmax,
+    )
+
+
+def _rounded(difference: float) -> float:
+    """Two digits: the others depend on how many threads PyTorch used, and outputs must not."""
+    return float(f"{difference:.1e}")

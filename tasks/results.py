@@ -1,0 +1,313 @@
+"""What export and evaluation write down, and everybody after them reads: `export.json`, `evaluation.json`.
+
+No heavy import stands here: the command line reads these files to draw its table.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from distillery.config import Config, ModelConfig
+from distillery.errors import UserError
+from distillery.schema import Input
+from tasks.params import Params
+
+EXPORT = "models/onnx/export.json"
+EVALUATION = "reports/evaluation.json"
+SHIPPED = "models/student/shipped.json"
+
+Role = Literal["teacher", "baseline", "distilled", "finetuned"]
+
+
+class Candidate(Config):
+    """A trained model that is exported and measured.
+
+    Attributes:
+        name: `teacher-<key>`, `baseline`, `distilled` or `finetuned`; also the name of its ONNX file.
+        role: what it is for.
+        folder: of the saved model, relative to the project.
+    """
+
+    name: str
+    role: Role
+    folder: str
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it has the architecture that is deployed."""
+        return self.role != "teacher"
+
+
+def candidates(params: Params) -> list[Candidate]:
+    """Every model that is exported and measured: the teachers listened to, then the students."""
+    teachers = [
+        Candidate(name=f"teacher-{key}", role="teacher", folder=f"models/teachers/{key}")
+        for key in params.distill.teachers
+    ]
+    students: list[Role] = ["baseline", "distilled", "finetuned"]
+    return teachers + [Candidate(name=role, role=role, folder=f"models/{role}") for role in students]
+
+
+class _File(Config):
+    """A JSON file of one kind."""
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Reads the file.
+
+        Raises:
+            UserError: where it is missing, or is not of this kind.
+        """
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{file} is missing; run `python -m flows run` first") from None
+        except ValueError as error:
+            raise UserError(f"{file} is damaged or of another version; delete it and run again ({error})") from None
+
+    def write(self, file: Path) -> None:
+        """Writes the file."""
+        file.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+class Int8(Config):
+    """What became of a quantised variant.
+
+    Attributes:
+        kept: whether the file stands beside the others.
+        reason: why it was kept or dropped, as a sentence.
+        file: in `models/onnx`; None where it was dropped.
+        size: bytes of the file, also of a dropped one; None where it could not be made.
+        accuracy: on the validation split; None where it could not be made.
+        largest_difference: from the float32 logits on the validation split.
+        equal_argmax: share of validation rows with the same class.
+    """
+
+    kept: bool
+    reason: str
+    file: str | None = None
+    size: int | None = None
+    accuracy: float | None = None
+    largest_difference: float | None = None
+    equal_argmax: float | None = None
+
+
+class ExportedModel(Config):
+    """One ONNX file, checked against PyTorch on the test split.
+
+    Attributes:
+        file: in `models/onnx`.
+        size: bytes.
+        sha256: of the file.
+        largest_difference: between the logits of both.
+        equal_argmax: share of rows with the same class.
+        accuracy: of the ONNX file on the validation split, to compare int8 with.
+        int8: None for a teacher, or where int8 is off.
+    """
+
+    file: str
+    size: int
+    sha256: str
+    largest_difference: float
+    equal_argmax: float
+    accuracy: float
+    int8: Int8 | None = None
+
+
+class ExportReport(_File):
+    """`models/onnx/export.json`: model name -> its file, and how it was checked. Nothing in it depends on time."""
+
+    rows: dict[str, int]
+    models: dict[str, ExportedModel]
+
+
+class Estimate(Config):
+    """A figure with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ReliabilityBin(Config):
+    """Rows whose confidence lies in (low, high]; means are None where there are none."""
+
+    low: float
+    high: float
+    rows: int
+    confidence: float | None
+    accuracy: float | None
+
+
+class Scores(Config):
+    """How one model does on one split.
+
+    Attributes:
+        accuracy: of labelled rows.
+        macro_f1: of labelled rows, averaged over the classes that occur.
+        nll: negative log-likelihood, nats.
+        calibration_error: expected, equal-width bins.
+        agreement: share of rows with the teacher's class; None for the teacher itself.
+        kl: KL(teacher || model), nats; None for the teacher itself.
+        recall: of each class, None where it has no rows.
+        confusion: a row for each true class.
+        reliability: the bins behind the calibration error.
+    """
+
+    accuracy: Estimate
+    macro_f1: Estimate
+    nll: float
+    calibration_error: float
+    agreement: Estimate | None
+    kl: float | None
+    recall: list[float | None]
+    confusion: list[list[int]]
+    reliability: list[ReliabilityBin]
+
+
+class Deployed(Config):
+    """An ONNX file, measured with ONNX Runtime on one thread.
+
+    Attributes:
+        file: relative to the project.
+        size: bytes.
+        test: scores on the test split.
+        latency_ms: median time of one row.
+        latency_p95_ms: 95th percentile of it.
+        throughput: rows a second in batches of 256.
+    """
+
+    file: str
+    size: int
+    test: Scores
+    latency_ms: float
+    latency_p95_ms: float
+    throughput: float
+
+
+class Measured(Config):
+    """One candidate.
+
+    Attributes:
+        role: teacher, baseline, distilled or finetuned.
+        model: its parameters in `params.yaml`.
+        parameters: trainable numbers.
+        weights_sha256: of its weights file.
+        best_epoch: the epoch that the validation split picked.
+        validation: scores by PyTorch.
+        test: scores by PyTorch.
+        onnx: its exported file.
+        int8: the quantised file, where one was kept.
+    """
+
+    role: Role
+    model: ModelConfig
+    parameters: int
+    weights_sha256: str
+    best_epoch: int | None
+    validation: Scores
+    test: Scores
+    onnx: Deployed
+    int8: Deployed | None
+
+
+class Comparison(Config):
+    """`model` minus `reference` on the same rows of one split, paired bootstrap."""
+
+    split: Literal["validation", "test"]
+    metric: Literal["accuracy", "macro_f1"]
+    model: str
+    reference: str
+    difference: Estimate
+    p_value: float
+
+
+class SplitFacts(Config):
+    """The rows that were measured on.
+
+    Attributes:
+        rows: all.
+        labelled: those with a label.
+        sha256: of keys, targets and inputs.
+    """
+
+    rows: int
+    labelled: int
+    sha256: str
+
+
+class Shipped(_File):
+    """`models/student/shipped.json`: which student is deployed, and why.
+
+    Attributes:
+        candidate: `distilled` or `finetuned`.
+        because: as a sentence.
+        primary: the metric that decided.
+        validation: candidate -> that metric on the validation split.
+        test: accuracy and macro-F1 of the shipped student, which decided nothing.
+        files: name in the folder -> SHA-256.
+    """
+
+    candidate: Literal["distilled", "finetuned"]
+    because: str
+    primary: Literal["accuracy", "macro_f1"]
+    validation: dict[str, float]
+    test: dict[str, Estimate]
+    files: dict[str, str]
+
+
+class Evaluation(_File):
+    """`reports/evaluation.json`: everything that was measured.
+
+    Attributes:
+        classes: names, in the order of recall and confusion.
+        target: the user's name of the label column.
+        inputs: what models read, in order.
+        primary: the metric that decides.
+        confidence: of every interval.
+        resamples: of the bootstrap.
+        teacher: the candidate that agreement and KL refer to; None without a teacher.
+        splits: `validation` and `test`.
+        models: candidate -> what was measured, teachers first.
+        exports: candidate -> how its ONNX file was checked.
+        comparisons: distilled - baseline, finetuned - distilled and finetuned - baseline; both splits, both metrics.
+        shipped: the student that is deployed.
+        runtime: versions of what measured (PyTorch, ONNX Runtime).
+    """
+
+    classes: list[str]
+    target: str
+    inputs: dict[str, Input]
+    primary: Literal["accuracy", "macro_f1"]
+    confidence: float = Field(gt=0.0, lt=1.0)
+    resamples: int
+    teacher: str | None
+    splits: dict[str, SplitFacts]
+    models: dict[str, Measured]
+    exports: dict[str, ExportedModel] = Field(default_factory=dict)
+    comparisons: list[Comparison]
+    shipped: Shipped
+    runtime: dict[str, str]
+
+    def comparison(self, model: str, reference: str, split: str, metric: str) -> Comparison:
+        """One of the comparisons.
+
+        Raises:
+            KeyError: where these two were not compared.
+        """
+        for found in self.comparisons:
+            if (found.model, found.reference, found.split, found.metric) == (model, reference, split, metric):
+                return found
+        raise KeyError(f"{model} - {reference} on {split}, {metric}")
+
+    @property
+    def student(self) -> Measured:
+        """What was measured of the student that ships."""
+        return self.models[self.shipped.candidate]
+
+
+def title(name: str) -> str:
+    """A candidate's name as people say it."""
+    names = {"baseline": "Student alone", "distilled": "Distilled", "finetuned": "Fine-tuned"}
+    return names.get(name) or f"Teacher {name.removeprefix('teacher-')}"
