@@ -128,7 +128,7 @@ def execute(
             summary = function(stage)
             stage.publish()
     except BaseException as error:
-        run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     run.log_metrics({name: value for name, value in summary.items() if not isinstance(value, str)})
     run.finish("FINISHED")

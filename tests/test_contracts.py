@@ -13,7 +13,9 @@ from tasks import STAGES
 ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # What every stage gets from its wrapper and never makes a result stale: parameters, tracking, bars.
-WRAPPER = {f"tasks.{name}" for name in ("stage", "progress", "params", "tracking", "environment", "failures", "folders")}
+WRAPPER = {
+    f"tasks.{name}" for name in ("stage", "progress", "params", "tracking", "environment", "failures", "folders")
+}
 # Registries import their parts by name, so each of them may run.
 BY_NAME = {"distillery.models", "distillery.sources"}
 

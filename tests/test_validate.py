@@ -167,6 +167,10 @@ def test_an_expectation_may_use_the_users_name_of_the_target(tmp_path: Path) -> 
     validation = expectation("expect_column_values_to_match_regex", column="label", regex="^yes$", mostly=0.4)
     write_table(project(tmp_path, validation=validation), rows())
     stages(tmp_path, "ingest", "validate")
+    report = json.loads((tmp_path / "reports/validation.json").read_text())
+    assert any(
+        each["type"] == "expect_column_values_to_match_regex" and each["success"] for each in report["expectations"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""Which Prefect server a flow talks to, found before Prefect is imported, since Prefect reads it then."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distillery.errors import UserError
+from flows.server import PREFECT_VARIABLE, find
+from flows.services import Service, answers, free_port, stop
+
+START_LOCK_SECONDS = 180.0
+
+
+@contextmanager
+def available(root: Path, say: Callable[[str], None]) -> Iterator[str | None]:
+    """Sees to it that PREFECT_API_URL names a server that answers: the user's, the project's, else a temporary one.
+
+    Yields:
+        The address of the dashboard; None for a temporary server.
+
+    Raises:
+        UserError: where the user's server does not answer, or the temporary one does not start.
+    """
+    if url := os.environ.get(PREFECT_VARIABLE):
+        if not answers(f"{url.rstrip('/')}/health"):
+            raise UserError(
+                f"the Prefect server {url} ({PREFECT_VARIABLE}) does not answer; start it, or unset the variable "
+                "to use a temporary one"
+            )
+        yield url.removesuffix("/api")
+    elif found := find(root):
+        os.environ[PREFECT_VARIABLE] = f"{found['prefect']}/api"
+        yield found["prefect"]
+    else:
+        say("starting a temporary Prefect server (`python -m flows server` keeps one) ...")
+        service = _temporary(root)
+        try:
+            os.environ[PREFECT_VARIABLE] = f"{service.url}/api"
+            yield None
+        finally:
+            stop([service])
+
+
+def _temporary(root: Path) -> Service:
+    """A server that answers."""
+    from filelock import FileLock
+
+    lock = root / ".state" / "prefect.lock"
+    lock.parent.mkdir(exist_ok=True)
+    # Two servers that make the tables of one fresh database at once break each other.
+    with FileLock(lock, timeout=START_LOCK_SECONDS):
+        service = Service.prefect(root, free_port(), ui=False)
+        try:
+            service.wait()
+        except BaseException:
+            stop([service])
+            raise
+    return service

@@ -1,0 +1,42 @@
+"""`python -m flows init NAME`: lays a scenario, a complete params file, over `params.yaml`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from distillery.errors import UserError
+from tasks.params import FILE
+
+FOLDER = "scenarios"
+
+
+def init(root: Path, name: str | None, *, force: bool) -> int:
+    """Puts a scenario in the place of `params.yaml`; returns the exit code.
+
+    Raises:
+        UserError: for an unknown name (with the list), or where `params.yaml` holds changes that are saved nowhere.
+    """
+    known = {file.stem: file for file in sorted((root / FOLDER).glob("*.yaml"))}
+    listed = ", ".join(known) or f"none in {root / FOLDER}"
+    if name is None or name not in known:
+        problem = "name a scenario" if name is None else f"no scenario is called {name!r}"
+        raise UserError(f"{problem}; there are: {listed}")
+    target = root / FILE
+    text = known[name].read_bytes()
+    if target.exists() and not force and not _is_saved(root, target.read_bytes(), list(known.values())):
+        raise UserError(f"{FILE} holds changes that are saved nowhere: commit or copy it, or give --force")
+    target.write_bytes(text)
+    print(f"{FILE} is now {name}; `python -m flows run --dry-run` tells what that makes stale", file=sys.stderr)
+    return 0
+
+
+def _is_saved(root: Path, text: bytes, scenarios: list[Path]) -> bool:
+    """Whether Git's last commit or a scenario holds the same text."""
+    if any(file.read_bytes() == text for file in scenarios):
+        return True
+    try:
+        command = ["git", "show", f"HEAD:./{FILE}"]
+        committed = subprocess.run(command, cwd=root, capture_output=True, check=False)  # noqa: S603 - fixed words
+    except FileNotFoundError:
+        return False
+    return committed.returncode == 0 and committed.stdout == text
