@@ -41,25 +41,31 @@ class Objective(nn.Module, ABC):
         needs_features: whether it reads features; signals then hold those of `Setting.student` and `.teacher`.
         over_batch: whether it compares rows of a batch with each other; its result is then one number for the batch
             instead of one for each row, and gradient accumulation is refused.
+        critic_learning_rate: of its adversary, where it has one.
     """
 
     needs_label: bool = False
     needs_teacher: bool = True
     needs_features: bool = False
     over_batch: bool = False
+    critic_learning_rate: float = 0.0
 
     def applies(self, target: Tensor) -> Tensor:
         """(B,) class numbers to (B,) bool: the rows that this term is about."""
-        return target != UNLABELLED if self.needs_label else torch.ones_like(target, dtype=torch.bool)
+        return target != UNLABELLED if self.needs_label else target.new_ones(len(target), dtype=torch.bool)
 
     @abstractmethod
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor) -> Tensor:
         """(B,) losses, 0 for a row that the term is not about; or a scalar where it is `over_batch`."""
 
     def critic(self, student: Signals, teacher: Signals, target: Tensor) -> Tensor | None:
-        """The loss of an adversary that is trained in turn with the student, by its own optimiser; None: there is none."""
+        """The loss of an adversary that takes turns with the student and has its own optimiser; None: there is none."""
         return None
 
     def critic_parameters(self) -> list[nn.Parameter]:
         """What that optimiser moves, and the student's optimiser does not."""
         return []
+
+    def collapse(self) -> str | None:
+        """Why the game with the adversary teaches nothing; None where it does, or there is none."""
+        return None
