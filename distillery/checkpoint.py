@@ -11,6 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from distillery.step import Step
+
 
 @dataclass
 class TrainingState:
@@ -60,51 +62,45 @@ class TrainingState:
 class Checkpoint:
     """A file with everything a training needs to go on."""
 
-    def __init__(self, file: Path | None, accelerator: Accelerator) -> None:
-        self.file = file
-        self.accelerator = accelerator
-        self._saved = time.monotonic()
-
-    def load(
+    def __init__(
         self,
+        file: Path | None,
+        accelerator: Accelerator,
         network: nn.Module,
         objectives: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        step: Step,
         schedule: torch.optim.lr_scheduler.LRScheduler,
-    ) -> TrainingState | None:
+    ) -> None:
+        self.file = file
+        self._accelerator = accelerator
+        self._saved = time.monotonic()
+        # Whatever has a state of its own; all of it is restored in place.
+        self._parts: dict[str, Any] = {
+            "network": network,
+            "objectives": objectives,
+            "optimizer": step.optimizer,
+            "schedule": schedule,
+        }
+        if step.critic_optimizer is not None:
+            self._parts["critic_optimizer"] = step.critic_optimizer
+        if accelerator.scaler is not None:
+            self._parts["scaler"] = accelerator.scaler
+
+    def load(self) -> TrainingState | None:
         """Restores everything in place; None where there is no file."""
         if self.file is None or not self.file.exists():
             return None
-        state: dict[str, Any] = torch.load(self.file, map_location=self.accelerator.device, weights_only=True)
-        network.load_state_dict(state["network"])
-        objectives.load_state_dict(state["objectives"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        state: dict[str, Any] = torch.load(self.file, map_location=self._accelerator.device, weights_only=True)
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
         return TrainingState(**state["training"])
 
-    def save_when_due(
-        self,
-        network: nn.Module,
-        objectives: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-        training: TrainingState,
-        seconds: float,
-    ) -> None:
+    def save_when_due(self, training: TrainingState, seconds: float) -> None:
         """Writes the file where the last writing is long enough ago; a kill leaves the old file or the new one."""
-        if self.file is None or time.monotonic() - self._saved < seconds or not self.accelerator.is_main_process:
+        if self.file is None or time.monotonic() - self._saved < seconds or not self._accelerator.is_main_process:
             return
-        scaler = self.accelerator.scaler
-        state = {
-            "network": network.state_dict(),
-            "objectives": objectives.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else {},
-            "training": {name: getattr(training, name) for name in TrainingState.__dataclass_fields__},
-        }
+        state = {name: part.state_dict() for name, part in self._parts.items()}
+        state["training"] = {name: getattr(training, name) for name in TrainingState.__dataclass_fields__}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.file.with_suffix(".new")
         torch.save(state, fresh)

@@ -103,19 +103,50 @@ class TrainingConfig(Config):
     checkpoint_seconds: float = Field(10.0, ge=0.0, description="time between checkpoints; 0: every step")
 
 
-class Kd(Config):
-    """Match the teacher's softened distribution (Hinton et al. 2015)."""
+class Schedule(Config):
+    """A number that moves during training: linearly from `start` to `end`, which it reaches after a share of it."""
 
-    name: Literal["kd"]
-    weight: float = Field(1.0, gt=0.0)
-    temperature: float = Field(2.0, gt=0.0)
+    start: float = Field(ge=0.0)
+    end: float = Field(ge=0.0)
+    over: float = Field(1.0, gt=0.0, le=1.0, description="share of the training; small: a warm-up")
 
-
-class CrossEntropy(Config):
-    """Match the label, where there is one."""
-
-    name: Literal["cross_entropy"]
-    weight: float = Field(1.0, gt=0.0)
+    def at(self, position: float) -> float:
+        """The number at a position from 0 to 1."""
+        return self.start + (self.end - self.start) * min(1.0, position / self.over)
 
 
-ObjectiveConfig = Annotated[Kd | CrossEntropy, Field(discriminator="name")]
+def _schedule_tag(value: Any) -> str:
+    return "schedule" if isinstance(value, dict | Schedule) else "number"
+
+
+Scheduled = Annotated[
+    Annotated[float, Field(gt=0.0), Tag("number")] | Annotated[Schedule, Tag("schedule")],
+    Discriminator(_schedule_tag),
+]
+
+
+def at(value: float | Schedule, position: float = 0.0) -> float:
+    """A number, or where a schedule is at a position of the training from 0 to 1."""
+    return value.at(position) if isinstance(value, Schedule) else value
+
+
+class Mean(Config):
+    """Every teacher counts the same."""
+
+    name: Literal["mean"] = "mean"
+
+
+class Fixed(Config):
+    """Every teacher has its weight; they are scaled to sum to 1."""
+
+    name: Literal["fixed"]
+    weights: dict[str, Annotated[float, Field(gt=0.0)]]
+
+
+class Confidence(Config):
+    """Each row listens most to the teacher that is least surprised by its label (CA-MKD, Zhang et al. 2022)."""
+
+    name: Literal["confidence"]
+
+
+Mixing = Annotated[Mean | Fixed | Confidence, Field(discriminator="name")]

@@ -7,7 +7,7 @@ every objective.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from distillery.columns import Columns
 from distillery.config import Config
@@ -110,15 +111,24 @@ class StoredTeacher:
 
     Attributes:
         logits: (N, C) in the row order of the training split.
+        features: layer -> (N, ...), where they were stored.
     """
 
-    def __init__(self, logits: npt.NDArray[np.floating]) -> None:
+    inputs: tuple[str, ...] = ()
+
+    def __init__(
+        self, logits: npt.NDArray[np.floating], features: Mapping[str, npt.NDArray[np.floating]] | None = None
+    ) -> None:
         self.logits = logits
+        self.features = dict(features or {})
 
     def signals(self, batch: Batch) -> Signals:
         """What was stored for these rows, as float32 on the batch's device."""
-        stored = torch.from_numpy(self.logits[batch.rows.numpy()])
-        return Signals(stored.to(batch.target.device, non_blocking=True).float())
+
+        def gathered(stored: npt.NDArray[np.floating]) -> Tensor:
+            return torch.from_numpy(stored[batch.rows.numpy()]).to(batch.target.device, non_blocking=True).float()
+
+        return Signals(gathered(self.logits), {name: gathered(values) for name, values in self.features.items()})
 
 
 def write(

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +12,17 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from distillery import metrics
-from distillery.augment import augment
 from distillery.checkpoint import Checkpoint, TrainingState
 from distillery.columns import Columns
 from distillery.config import TrainingConfig
 from distillery.errors import UserError
 from distillery.models import Network
-from distillery.objectives import Objective, WeightedSum
+from distillery.objectives.weighted_sum import WeightedSum
 from distillery.sampling import Rows, balanced_order, batches, epoch_order
-from distillery.saved import channels_last, move, predict
+from distillery.saved import move, predict
 from distillery.schema import UNLABELLED
-from distillery.signals import Batch, Signals, Teacher
+from distillery.signals import Teacher
+from distillery.step import Step
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,14 @@ class Outcome:
         best_epoch: from 1; 0 where the starting weights were kept.
         score: of the monitored metric at that epoch.
         steps: updates made.
+        warnings: what went wrong without ending the training, such as an adversary that collapsed.
     """
 
     history: list[dict[str, float]]
     best_epoch: int
     score: float
     steps: int
+    warnings: list[str] = field(default_factory=list)
 
 
 def train(
@@ -53,7 +54,7 @@ def train(
     *,
     seed: int,
     rows: Rows,
-    teacher: Teacher | None = None,
+    teachers: Mapping[str, Teacher] | None = None,
     steps_per_epoch: int | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[], None] = lambda: None,
@@ -72,7 +73,7 @@ def train(
         config: how.
         seed: of order, augmentation and dropout.
         rows: (n,) which training rows take part.
-        teacher: whom the objectives listen to.
+        teachers: whom the objectives listen to, by name.
         steps_per_epoch: by default one pass over the rows; more go over them again.
         checkpoint: file to resume from and to write; none is written where it is None.
         on_step: called after every step of this call, and once for each step that was already done.
@@ -82,18 +83,24 @@ def train(
         UserError: where no rows take part, a label is needed and there is none, the loss is no longer finite, or the
             precision does not exist on this device.
     """
-    _check(objectives, train, validation, rows)
+    _check(objectives, train, validation, rows, config)
     accelerator = _accelerator(config)
     move(network, accelerator.device)
     objectives.to(accelerator.device)
-    optimizer = _optimizer(config, [*network.parameters(), *objectives.parameters()])
+    critics = objectives.critic_parameters()
+    judged = {id(parameter) for parameter in critics}
+    moving = [*network.parameters(), *(p for p in objectives.parameters() if id(p) not in judged)]
+    optimizer = _optimizer(config, moving)
+    critic_optimizer = torch.optim.AdamW(critics, lr=objectives.critic_learning_rate) if critics else None
     length = None if steps_per_epoch is None else steps_per_epoch * config.batch_size
     steps = steps_per_epoch or len(batches(rows, config.batch_size))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _learning_rate(config, steps))
     model, optimizer = accelerator.prepare(network, optimizer)
 
-    file = Checkpoint(checkpoint, accelerator)
-    done = file.load(network, objectives, optimizer, schedule) or TrainingState()
+    step_of = Step(network, model, objectives, optimizer, critic_optimizer, train, teachers or {}, config, accelerator)
+
+    file = Checkpoint(checkpoint, accelerator, network, objectives, step_of, schedule)
+    done = file.load() or TrainingState()
     for _ in range(done.epoch * steps + done.step):
         on_step()
     for entry in done.history:
@@ -101,6 +108,7 @@ def train(
     if not done.history:
         done.keep(network, _validate(network, validation), config.monitor, epoch=0)
 
+    warnings: list[str] = []
     while done.epoch < config.epochs and not _stops_early(done, config):
         order = _order(train, rows, config, seed, done.epoch, length)
         for step, indices in enumerate(batches(order, config.batch_size)):
@@ -108,12 +116,14 @@ def train(
                 continue
             rank = accelerator.process_index
             torch.manual_seed(_mix(seed, done.epoch, step, rank))
-            losses = _step(network, model, objectives, optimizer, train, teacher, indices, config, accelerator)
-            done.add(losses)
+            done.add(step_of(indices, (done.epoch * steps + step) / (config.epochs * steps)))
             schedule.step()
             done.step = step + 1
             on_step()
-            file.save_when_due(network, objectives, optimizer, schedule, done, config.checkpoint_seconds)
+            file.save_when_due(done, config.checkpoint_seconds)
+        for told in objectives.collapses():
+            if told not in warnings:
+                warnings.append(told)
         entry = {
             "epoch": done.epoch + 1,
             "learning_rate": float(schedule.get_last_lr()[0]),
@@ -124,12 +134,13 @@ def train(
             raise UserError(f"the loss is {entry['loss']} in epoch {done.epoch + 1}: lower training.learning_rate")
         done.finish_epoch(network, entry, config.monitor)
         on_epoch(entry)
-        file.save_when_due(network, objectives, optimizer, schedule, done, config.checkpoint_seconds)
+        file.save_when_due(done, config.checkpoint_seconds)
 
+    step_of.close()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     network.load_state_dict(done.best_weights)
     network.to("cpu").eval()
-    return Outcome(done.history, done.best_epoch, done.best_score, len(done.history) * steps)
+    return Outcome(done.history, done.best_epoch, done.best_score, len(done.history) * steps, warnings)
 
 
 def class_weights(target: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int) -> Tensor:
@@ -149,14 +160,18 @@ def class_weights(target: np.ndarray[tuple[int], np.dtype[np.int64]], classes: i
     return torch.from_numpy(weights)
 
 
-def _check(objectives: WeightedSum, train: Columns, validation: Columns, rows: Rows) -> None:
+def _check(objectives: WeightedSum, train: Columns, validation: Columns, rows: Rows, config: TrainingConfig) -> None:
     """Tells before the first step what would fail in it."""
+    if objectives.over_batch and config.accumulate > 1:
+        raise UserError("training.accumulate must be 1: an objective compares all rows of a batch with each other")
     if not len(rows):
         raise UserError("no training row takes part; label some rows (data.labelled) or add data")
     if not len(validation.labelled):
         raise UserError("the validation split has no labelled row; give it some (data.split, or your split column)")
-    needs_label = [part for part in objectives.parts.values() if isinstance(part, Objective) and part.needs_label]
-    if len(needs_label) == len(objectives.parts) and not (train.target[rows] != UNLABELLED).any():
+    if (
+        all(part.needs_label for part in objectives.objectives.values())
+        and not (train.target[rows] != UNLABELLED).any()
+    ):
         raise UserError("every objective needs labels, and no training row has one")
 
 
@@ -206,50 +221,6 @@ def _order(train: Columns, rows: Rows, config: TrainingConfig, seed: int, epoch:
         return balanced_order(train.target, rows, seed, epoch, length)
     row_bytes = sum(column[:1].nbytes for column in train.inputs.values())
     return epoch_order(rows, seed, epoch, length, row_bytes)
-
-
-def _step(
-    network: Network,
-    model: nn.Module,
-    objectives: WeightedSum,
-    optimizer: torch.optim.Optimizer,
-    train: Columns,
-    teacher: Teacher | None,
-    indices: Rows,
-    config: TrainingConfig,
-    accelerator: Accelerator,
-) -> dict[str, Tensor]:
-    """One update; the loss is the same however the step is cut into micro-batches and processes."""
-    model.train()
-    whole = train.targets(indices)
-    # Every process cuts the same step and takes its own part of every micro-batch.
-    parts = np.array_split(indices, min(config.accumulate, len(indices)))
-    named: dict[str, Tensor] = {}
-    for number, part in enumerate(parts):
-        mine = part[accelerator.process_index :: accelerator.num_processes]
-        batch = _batch(network, train, mine, config, accelerator)
-        last = number == len(parts) - 1
-        with nullcontext() if last else accelerator.no_sync(model):
-            student = Signals(model(*batch.inputs))
-            loss, shares = objectives(student, teacher.signals(batch) if teacher else None, batch.target, whole)
-            # DDP averages gradients over processes, and this loss is a sum over them.
-            accelerator.backward(loss * accelerator.num_processes)
-        for name, value in {"loss": loss, **{f"loss_{key}": share for key, share in shares.items()}}.items():
-            named[name] = named.get(name, 0.0) + value.detach()
-    if config.clip_gradient is not None:
-        accelerator.clip_grad_norm_([*model.parameters(), *objectives.parameters()], config.clip_gradient)
-    optimizer.step()
-    optimizer.zero_grad()
-    return named
-
-
-def _batch(network: Network, train: Columns, rows: Rows, config: TrainingConfig, accelerator: Accelerator) -> Batch:
-    """Gathers rows, changes them at random, and puts them on the device."""
-    place = accelerator.device
-    inputs = train.gather(rows, list(network.schema.inputs))
-    moved = tuple(tensor.to(place, non_blocking=True) for tensor in inputs)
-    changed = augment(moved, network.schema, config.augment, torch.default_generator)
-    return Batch(torch.from_numpy(rows), channels_last(changed), train.targets(rows).to(place, non_blocking=True))
 
 
 def _mix(*numbers: int) -> int:

@@ -1,13 +1,17 @@
 """What the training stages share: data, the loop, logging, and the saved model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from distillery import models
 from distillery.columns import Columns
-from distillery.config import ModelConfig, ObjectiveConfig, TrainingConfig
+from distillery.config import ModelConfig, TrainingConfig
 from distillery.models import Network
-from distillery.objectives import build
+from distillery.objectives.configs import CrossEntropy
+from distillery.objectives.registry import build
+from distillery.objectives.weighted_sum import WeightedSum
 from distillery.sampling import Rows, batches
 from distillery.saved import save_model
 from distillery.signals import Teacher
@@ -43,16 +47,28 @@ def steps_an_epoch(rows: Rows, config: TrainingConfig) -> int:
     return len(batches(rows, config.batch_size))
 
 
+def balance(splits: Splits, config: TrainingConfig) -> Tensor | None:
+    """(C,) factors on the loss of labelled rows, where `balance: class_weights` asks for them."""
+    if config.balance != "class_weights":
+        return None
+    return class_weights(splits.train.target, len(splits.train.schema.classes))
+
+
+def labels_alone(network: Network, splits: Splits, config: TrainingConfig) -> WeightedSum:
+    """Plain training: cross-entropy with the labels."""
+    return build([CrossEntropy(name="cross_entropy")], network, class_weights=balance(splits, config))
+
+
 def fit(
     stage: Stage,
     network: Network,
     splits: Splits,
-    objectives: Sequence[ObjectiveConfig],
+    loss: WeightedSum,
     config: TrainingConfig,
     output: str,
     *,
     rows: Rows,
-    teacher: Teacher | None = None,
+    teachers: Mapping[str, Teacher] | None = None,
     steps_per_epoch: int | None = None,
 ) -> Summary:
     """Trains a network and writes it as an output of the stage.
@@ -61,16 +77,13 @@ def fit(
         stage: gets bars, metrics of every epoch, and keeps the checkpoint.
         network: starting weights.
         splits: training and validation rows.
-        objectives: what is minimised.
+        loss: what is minimised.
         config: how.
         output: the folder of the saved model.
         rows: which training rows take part.
-        teacher: whom the objectives listen to.
+        teachers: whom the objectives listen to.
         steps_per_epoch: by default one pass over the rows.
     """
-    balanced = config.balance == "class_weights"
-    weights = class_weights(splits.train.target, len(splits.train.schema.classes)) if balanced else None
-    loss = build(objectives, weights)
     steps = steps_per_epoch or steps_an_epoch(rows, config)
     shown: dict[str, str] = {"note": ""}
     with Bar(stage.progress, stage.name, config.epochs * steps) as bar:
@@ -87,12 +100,14 @@ def fit(
             config,
             seed=stage.params.seed,
             rows=rows,
-            teacher=teacher,
+            teachers=teachers,
             steps_per_epoch=steps_per_epoch,
             checkpoint=stage.state / "training.pt",
             on_step=lambda: bar.advance(note=shown["note"]),
             on_epoch=on_epoch,
         )
+    for warning in outcome.warnings:
+        stage.progress.say(f"{stage.name}: {warning}")
     facts: Summary = {
         "best_epoch": outcome.best_epoch,
         "epochs": len(outcome.history),

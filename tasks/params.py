@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from distillery.config import Config, ModelConfig, ObjectiveConfig, TrainingConfig
+from distillery.config import Config, Fixed, Mean, Mixing, ModelConfig, TrainingConfig
 from distillery.errors import UserError
+from distillery.objectives.configs import NAMES, OVER_BATCH, ObjectiveConfig
 
 FILE = "params.yaml"
 BUILT_IN_SOURCES = ("mnist5k", "digits")
-OBJECTIVES = ("kd", "cross_entropy")
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -132,7 +132,8 @@ class Distill(Config):
     """What the student listens to and how it is trained; the baseline shares the training."""
 
     scheme: Literal["offline"] = "offline"
-    teachers: tuple[str, ...] = Field(min_length=1, max_length=1)
+    teachers: tuple[str, ...] = Field(min_length=1)
+    mixing: Mixing = Mean()
     objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
     training: TrainingConfig
 
@@ -143,6 +144,15 @@ class Distill(Config):
             raise ValueError(f"an objective stands once; got {', '.join(names)}")
         if names == ["cross_entropy"]:
             raise ValueError("no objective listens to a teacher: add {name: kd}, or look at the baseline")
+        if len(set(self.teachers)) < len(self.teachers):
+            raise ValueError(f"a teacher stands once; got {', '.join(self.teachers)}")
+        if isinstance(self.mixing, Fixed) and set(self.mixing.weights) != set(self.teachers):
+            raise ValueError(f"mixing.weights must name just the teachers: {', '.join(self.teachers)}")
+        compared = [name for name in names if name in OVER_BATCH]
+        if compared and self.training.accumulate > 1:
+            raise ValueError(
+                f"{', '.join(compared)} compare all rows of a batch with each other, so training.accumulate must be 1"
+            )
         if self.training.epochs == 0:
             raise ValueError("training.epochs must be at least 1")
         return self
@@ -214,11 +224,12 @@ class Params(Config):
 
 
 def _path(location: tuple[int | str, ...]) -> list[str]:
-    """The path as the user wrote it: without the tag that a union adds behind `model` or a number in a list."""
+    """The path as the user wrote it: without the tags that unions add behind what they decide about."""
+    decided = ("model", "mixing", "weight", "temperature")
     kept = [
         part
         for last, part in zip((None, *location), location, strict=False)
-        if not (last == "model" or (isinstance(last, int) and "objectives" in location))
+        if not (last in decided or (isinstance(last, int) and "objectives" in location))
     ]
     return [str(part) for part in kept if not str(part).startswith("literal[")]
 
@@ -236,9 +247,7 @@ def _explain(error: ValidationError) -> str:
         elif item["type"].startswith("union_tag"):
             model = where.endswith("model")
             message = (
-                "must name a built-in or package.module:function"
-                if model
-                else f"must name one of {', '.join(OBJECTIVES)}"
+                "must name a built-in or package.module:function" if model else f"must name one of {', '.join(NAMES)}"
             )
         given = item.get("input")
         shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from distillery.config import CrossEntropy
-from tasks.fitting import Splits, fit, start, steps_an_epoch
+from tasks.fitting import Splits, fit, labels_alone, start, steps_an_epoch
 from tasks.stage import Stage, Summary
 
 
@@ -11,11 +10,12 @@ def run(stage: Stage) -> Summary:
     """Writes `models/baseline`."""
     splits = Splits.open(stage)
     config = stage.params.distill.training
+    network = start(stage, stage.params.student.model, splits)
     return fit(
         stage,
-        start(stage, stage.params.student.model, splits),
+        network,
         splits,
-        [CrossEntropy(name="cross_entropy")],
+        labels_alone(network, splits, config),
         config,
         "models/baseline",
         rows=splits.train.labelled,

@@ -1,7 +1,6 @@
 """Trains a teacher on the labelled rows, or takes the user's checkpoint as it is where `epochs` is 0."""
 
-from distillery.config import CrossEntropy
-from tasks.fitting import Splits, fit, start
+from tasks.fitting import Splits, fit, labels_alone, start
 from tasks.stage import Stage, Summary
 
 
@@ -9,12 +8,7 @@ def run(stage: Stage) -> Summary:
     """Writes `models/teachers/<key>`."""
     config = stage.params.teachers[stage.item]
     splits = Splits.open(stage)
-    return fit(
-        stage,
-        start(stage, config.model, splits),
-        splits,
-        [CrossEntropy(name="cross_entropy")],
-        config.training,
-        f"models/teachers/{stage.item}",
-        rows=splits.train.labelled,
-    )
+    network = start(stage, config.model, splits)
+    loss = labels_alone(network, splits, config.training)
+    output = f"models/teachers/{stage.item}"
+    return fit(stage, network, splits, loss, config.training, output, rows=splits.train.labelled)

@@ -50,8 +50,16 @@ def test_scenarios_are_valid():
         ("distill.teachers", [], "distill.teachers: .*at least 1"),
         ("distill.objectives", [{"name": "cross_entropy"}], "no objective listens to a teacher"),
         ("distill.objectives", [{"name": "kd"}, {"name": "kd"}], "an objective stands once"),
+        (
+            "distill.objectives.0.weight",
+            {"start": 0, "end": 1, "over": 2},
+            "distill.objectives.0.weight.over: .*less than or equal to 1",
+        ),
+        ("distill.objectives", [{"name": "hints", "layers": {"student": ["a"], "teacher": []}}], "layers.teacher"),
+        ("distill.mixing", {"name": "fixed", "weights": {"other": 1}}, "mixing.weights must name just .*: resnet"),
+        ("distill.teachers", ["resnet", "resnet"], "a teacher stands once"),
         ("distill.objectives.0.temperature", 0, "distill.objectives.0.temperature: .*greater than 0"),
-        ("distill.objectives.0.name", "kdd", "distill.objectives.0: must name one of kd, cross_entropy"),
+        ("distill.objectives.0.name", "kdd", "distill.objectives.0: must name one of kd, dkd, .*adversarial"),
         ("data.split", {"train": 0.5, "validation": 0.1, "test": 0.1}, "data.split: .*must be 1, not 0.7"),
         ("data.path", "data/raw", "data: the built-in source mnist5k needs path"),
         ("data.source", "sql", "data.source: .*mnist5k"),
@@ -68,6 +76,14 @@ def test_scenarios_are_valid():
 def test_a_mistake_is_told_by_the_path_of_its_key(path, value, message):
     with pytest.raises(UserError, match=message):
         parse(changed(path, value))
+
+
+def test_a_loss_over_the_batch_is_refused_under_accumulation():
+    document = changed("distill.training.accumulate", 2)
+    assert parse(document).distill.training.accumulate == 2
+    document["distill"]["objectives"].append({"name": "rkd"})
+    with pytest.raises(UserError, match="rkd compare all rows of a batch"):
+        parse(document)
 
 
 def test_all_mistakes_are_told_at_once():

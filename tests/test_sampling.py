@@ -61,7 +61,9 @@ def test_shift_moves_each_image_by_its_own_number_of_pixels():
 def test_augmentation_keeps_type_and_shape_and_follows_its_generator():
     images = torch.from_numpy(digits(0, 200).inputs["image"])
     config = Augmentation(shift=1, flip=True, crop=0.8)
-    first, again = (augment((images,), SCHEMA, config, torch.Generator().manual_seed(3))[0] for _ in range(2))
+    first, again = (
+        augment({"image": images}, SCHEMA, config, torch.Generator().manual_seed(3))["image"] for _ in range(2)
+    )
     assert torch.equal(first, again) and first.dtype == torch.uint8 and first.shape == images.shape
     assert not torch.equal(first, images)
     assert abs(first.float().mean() - images.float().mean()) < 12
@@ -69,6 +71,6 @@ def test_augmentation_keeps_type_and_shape_and_follows_its_generator():
 
 def test_flip_mirrors_half_of_the_images():
     images = torch.from_numpy(digits(0, 1000).inputs["image"])
-    (flipped,) = augment((images,), SCHEMA, Augmentation(flip=True), torch.Generator().manual_seed(0))
+    flipped = augment({"image": images}, SCHEMA, Augmentation(flip=True), torch.Generator().manual_seed(0))["image"]
     mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
     assert (mirrored | (flipped == images).flatten(1).all(1)).all() and 0.4 < mirrored.float().mean() < 0.6

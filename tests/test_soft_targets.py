@@ -37,7 +37,7 @@ def test_the_store_says_what_the_teacher_says(tmp_path: Path, network):
         np.testing.assert_allclose(store.part(name), exact, rtol=2**-10, atol=1e-6)
         # Stored without a temperature and in the order of the rows, so a batch is a gather.
     rows = torch.tensor([3, 998, 0])
-    said = StoredTeacher(store.part("train")).signals(Batch(rows, (), torch.zeros(3)))
+    said = StoredTeacher(store.part("train")).signals(Batch(rows, {}, torch.zeros(3)))
     torch.testing.assert_close(said.logits, torch.from_numpy(store.part("train")[rows.numpy()].astype(np.float32)))
     everything = np.concatenate([predict(network, columns) for columns in PARTS.values()])
     assert manifest.fidelity.largest_difference == np.abs(everything.astype(np.float16) - everything).max()

@@ -10,30 +10,48 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from distillery import metrics, models
-from distillery.config import Augmentation, Cnn, CrossEntropy, Kd, Mlp, TrainingConfig
+from distillery.config import Augmentation, Cnn, Confidence, Fixed, Mlp, Schedule, TrainingConfig
 from distillery.errors import UserError
-from distillery.objectives import build
+from distillery.objectives.configs import NAMES, CrossEntropy, Kd, ObjectiveConfig
+from distillery.objectives.configs.relation import Rkd
+from distillery.objectives.kd import kd
+from distillery.objectives.registry import build
 from distillery.saved import predict
-from distillery.signals import LiveTeacher, Teacher
+from distillery.signals import LiveTeacher, Signals, Teacher
 from distillery.soft_targets import StoredTeacher
 from distillery.training import Outcome, class_weights, train
 from tests.science import SCHEMA, digits
 
 MLP = Mlp(name="mlp", hidden=(32,))
 CE = [CrossEntropy(name="cross_entropy")]
+RKD = [Rkd(name="rkd")]
+# What a small student on tiny images needs.
+OPTIONS = {"fsp": {"project": True}}
 KD = [Kd(name="kd", weight=0.9), CrossEntropy(name="cross_entropy", weight=0.1)]
 
 
-def fit(config: TrainingConfig, objectives=CE, teacher: Teacher | None = None, model=MLP, labelled=None, **options):
+def fit(
+    config: TrainingConfig,
+    objectives=CE,
+    teacher: Teacher | None = None,
+    model=MLP,
+    labelled=None,
+    body=None,
+    **options,
+):
+    """`body` is the teacher's network, where objectives compare layers."""
     rows_of = digits(0, 1000, labelled)
     network = models.build(model, SCHEMA, seed=1)
     network.fit_normalisation(rows_of)
     rows = options.pop("rows", rows_of.labelled if teacher is None else np.arange(len(rows_of)))
-    outcome = train(
-        network, build(objectives), rows_of, digits(1000, 1300), config, seed=1, rows=rows, teacher=teacher, **options
-    )
+    teachers = {} if teacher is None else {"teacher": teacher}
+    loss = build(objectives, network, dict.fromkeys(teachers, body))
+    if body is not None:
+        teachers = {"teacher": LiveTeacher(body, loss.teacher_layers["teacher"])}
+    outcome = train(network, loss, rows_of, digits(1000, 1300), config, seed=1, rows=rows, teachers=teachers, **options)
     return network, outcome
 
 
@@ -216,3 +234,134 @@ def test_class_weights_balance_the_classes():
     assert balanced.tolist() == pytest.approx([2 / 3, 2.0, 0.0])
     labelled = target[target >= 0]
     assert balanced[labelled].mean().item() == pytest.approx(1.0)
+
+
+TEACHER_MODEL = Cnn(name="cnn", channels=(16, 32))
+STUDENT_MODEL = Cnn(name="cnn", channels=(4, 8))
+
+
+@pytest.fixture(scope="module")
+def taught():
+    return fit(TrainingConfig(epochs=10, learning_rate=0.01), model=TEACHER_MODEL)[0]
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"cross_entropy"}))
+def test_every_objective_trains_and_resumes(name, taught, tmp_path: Path):
+    """Beside cross-entropy on 100 labels; interrupted in the second epoch it ends with the same weights."""
+    (objective,) = TypeAdapter(list[ObjectiveConfig]).validate_python([OPTIONS.get(name, {}) | {"name": name}])
+    objectives = [objective, CrossEntropy(name="cross_entropy")]
+    config = TrainingConfig(epochs=2, learning_rate=0.01, checkpoint_seconds=0)
+    options = {"teacher": LiveTeacher(taught), "body": taught, "model": STUDENT_MODEL, "labelled": 100}
+    straight, outcome = fit(config, objectives, **options)
+    assert outcome.history[-1][f"loss_{name}"] < outcome.history[0][f"loss_{name}"] + 0.05
+    assert all(np.isfinite(value) for entry in outcome.history for value in entry.values())
+    steps = 0
+
+    def stop_there() -> None:
+        nonlocal steps
+        steps += 1
+        if steps > 11:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(config, objectives, checkpoint=tmp_path / "training.pt", on_step=stop_there, **options)
+    resumed, _ = fit(config, objectives, checkpoint=tmp_path / "training.pt", **options)
+    assert same(weights(resumed), weights(straight))
+
+
+def test_what_objectives_train_beside_the_student_moves(taught):
+    student = models.build(STUDENT_MODEL, SCHEMA, seed=1)
+    rows = digits(0, 200)
+    student.fit_normalisation(rows)
+    configs = TypeAdapter(list[ObjectiveConfig]).validate_python(
+        [{"name": "hints"}, {"name": "vid"}, {"name": "adversarial"}]
+    )
+    loss = build(configs, student, {"teacher": taught})
+    before = {name: value.clone() for name, value in loss.named_parameters()}
+    teachers = {"teacher": LiveTeacher(taught, loss.teacher_layers["teacher"])}
+    everything = np.arange(200)
+    train(student, loss, rows, rows, TrainingConfig(epochs=1), seed=0, rows=everything, teachers=teachers)
+    assert before and all(not torch.equal(value, before[name]) for name, value in loss.named_parameters())
+
+
+def test_an_objective_over_the_batch_refuses_to_be_cut(taught):
+    with pytest.raises(UserError, match="accumulate must be 1"):
+        fit(TrainingConfig(epochs=1, accumulate=2), RKD, LiveTeacher(taught), body=taught, model=STUDENT_MODEL)
+
+
+def test_two_teachers_are_mixed_by_their_weights(taught):
+    other, _ = fit(TrainingConfig(epochs=1, learning_rate=0.01), model=TEACHER_MODEL)
+    train_rows = digits(0, 1000, 100)
+
+    def run(mixing) -> dict[str, float]:
+        student = models.build(STUDENT_MODEL, SCHEMA, seed=1)
+        student.fit_normalisation(train_rows)
+        loss = build(KD, student, {"good": None, "poor": None}, mixing=mixing)
+        teachers = {"good": LiveTeacher(taught), "poor": LiveTeacher(other)}
+        outcome = train(
+            student, loss, train_rows, digits(1000, 1300), TrainingConfig(epochs=1, learning_rate=0.01), seed=1,
+            rows=np.arange(1000), teachers=teachers,
+        )  # fmt: skip
+        return outcome.history[0]
+
+    mean, fixed, confident = (
+        run(None),
+        run(Fixed(name="fixed", weights={"good": 3, "poor": 1})),
+        run(Confidence(name="confidence")),
+    )
+    assert mean["loss_teacher_weight_good"] == pytest.approx(0.5)
+    assert fixed["loss_teacher_weight_good"] == pytest.approx(0.75)
+    assert confident["loss_teacher_weight_good"] > 0.55
+    assert mean["loss_kd"] == pytest.approx(mean["loss_kd_good"] + mean["loss_kd_poor"], rel=1e-5)
+
+
+def test_a_schedule_moves_weight_and_temperature():
+    schedule = Schedule(start=0.0, end=2.0, over=0.5)
+    assert [schedule.at(position) for position in (0.0, 0.25, 0.5, 1.0)] == [0.0, 1.0, 2.0, 2.0]
+    student = models.build(MLP, SCHEMA, seed=0)
+    loss = build([Kd(name="kd", weight=schedule, temperature=Schedule(start=4.0, end=1.0))], student, {"teacher": None})
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(8, 10, generator=generator) for _ in range(2))
+    target = torch.full((8,), -1)
+    for position, weight, temperature in ((0.0, 0.0, 4.0), (0.25, 1.0, 3.25), (1.0, 2.0, 1.0)):
+        total, _ = loss(Signals(ours), {"teacher": Signals(theirs)}, target, target, position=position)
+        assert total.item() == pytest.approx(weight * kd(ours, theirs, temperature).mean().item(), rel=1e-5)
+
+
+BATCHWISE = """
+import sys
+sys.path.insert(0, {root!r})
+import torch
+from distillery.config import TrainingConfig
+from distillery.signals import LiveTeacher
+from tests.test_training import RKD, fit, weights, wide
+body = wide()
+config = TrainingConfig(epochs=1, learning_rate=0.01, optimizer="sgd", batch_size=125)
+network, outcome = fit(config, RKD, LiveTeacher(body), body=body)
+torch.save([weights(network), outcome.history[0]["loss"]], sys.argv[1] + torch.distributed.get_rank().__str__())
+"""
+
+
+def wide():
+    return models.build(Mlp(name="mlp", hidden=(64,)), SCHEMA, seed=5)
+
+
+@pytest.mark.slow
+def test_two_processes_compare_the_rows_of_the_whole_batch(tmp_path: Path):
+    """Batches of 125 rows, so that the processes hold 63 and 62."""
+    script = tmp_path / "parallel.py"
+    script.write_text(BATCHWISE.format(root=str(Path(__file__).parents[1])))
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script),
+         str(tmp_path / "rank")],
+        check=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    body = wide()
+    config = TrainingConfig(epochs=1, learning_rate=0.01, optimizer="sgd", batch_size=125)
+    alone, outcome = fit(config, RKD, LiveTeacher(body), body=body)
+    for rank in (0, 1):
+        values, loss = torch.load(tmp_path / f"rank{rank}", weights_only=True)
+        assert loss == pytest.approx(outcome.history[0]["loss"], rel=1e-4)
+        for name, value in weights(alone).items():
+            torch.testing.assert_close(value, values[name], rtol=1e-3, atol=1e-5)

@@ -24,4 +24,5 @@ def build(config: Cnn, inputs: Mapping[str, Input], outputs: int) -> nn.Module:
             )
         )
         before = after
-    return with_head(nn.Sequential(*blocks), before, inputs, outputs, config.dropout)
+    stages = tuple(str(number) for number in range(len(blocks)))
+    return with_head(nn.Sequential(*blocks), stages, before, inputs, outputs, config.dropout)

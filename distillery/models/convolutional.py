@@ -11,12 +11,24 @@ from distillery.schema import Input
 
 
 class ImageAndNumbers(nn.Module):
-    """A trunk reads the image, its map is averaged over space, other inputs join it, a linear head decides."""
+    """A trunk reads the image, its map is averaged over space, other inputs join it, a linear head decides.
+
+    Attributes:
+        stages: paths of the modules that end a stage, shallow to deep.
+    """
 
     def __init__(
-        self, trunk: nn.Module, channels: int, image_at: int, numbers: int, outputs: int, dropout: float
+        self,
+        trunk: nn.Module,
+        stages: tuple[str, ...],
+        channels: int,
+        image_at: int,
+        numbers: int,
+        outputs: int,
+        dropout: float,
     ) -> None:
         super().__init__()
+        self.stages = tuple(f"trunk.{stage}" for stage in stages)
         self.trunk = trunk
         self.image_at = image_at
         self.dropout = nn.Dropout(dropout)
@@ -45,9 +57,14 @@ def image_channels(model: str, inputs: Mapping[str, Input]) -> int:
 
 
 def with_head(
-    trunk: nn.Module, channels: int, inputs: Mapping[str, Input], outputs: int, dropout: float = 0.0
+    trunk: nn.Module,
+    stages: tuple[str, ...],
+    channels: int,
+    inputs: Mapping[str, Input],
+    outputs: int,
+    dropout: float = 0.0,
 ) -> ImageAndNumbers:
-    """Puts the head behind a trunk that ends in `channels` maps."""
+    """Puts the head behind a trunk that ends in `channels` maps; `stages` are children of the trunk."""
     image_at = [spec.kind for spec in inputs.values()].index("image")
     numbers = sum(math.prod(spec.shape) for spec in inputs.values() if spec.kind != "image")
-    return ImageAndNumbers(trunk, channels, image_at, numbers, outputs, dropout)
+    return ImageAndNumbers(trunk, stages, channels, image_at, numbers, outputs, dropout)

@@ -12,7 +12,11 @@ from distillery.schema import Input
 
 
 class MlpBody(nn.Module):
-    """Flattens and joins all inputs, then alternates linear layers and ReLU."""
+    """Flattens and joins all inputs, then alternates linear layers and ReLU.
+
+    Attributes:
+        stages: paths of the ReLU behind each hidden layer, shallow to deep.
+    """
 
     def __init__(self, config: Mlp, features: int, outputs: int) -> None:
         super().__init__()
@@ -23,6 +27,7 @@ class MlpBody(nn.Module):
             if config.dropout:
                 layers.append(nn.Dropout(config.dropout))
         self.hidden = nn.Sequential(*layers)
+        self.stages = tuple(f"hidden.{at}" for at, layer in enumerate(layers) if isinstance(layer, nn.ReLU))
         self.head = nn.Linear(widths[-1], outputs)
 
     def forward(self, *inputs: Tensor) -> Tensor:

@@ -48,4 +48,5 @@ def build(config: Resnet, inputs: Mapping[str, Input], outputs: int) -> nn.Modul
         blocks += [Block(after, after, 1) for _ in range((config.depth - 2) // 6 - 1)]
         parts.append((f"stage{number + 1}", nn.Sequential(*blocks)))
         before = after
-    return with_head(nn.Sequential(OrderedDict(parts)), before, inputs, outputs)
+    stages = tuple(name for name, _ in parts[1:])
+    return with_head(nn.Sequential(OrderedDict(parts)), stages, before, inputs, outputs)

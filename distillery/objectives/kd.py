@@ -8,8 +8,10 @@ not the cross-entropy, so a perfect student scores 0; the factor T^2 keeps the s
 from torch import Tensor
 from torch.nn import functional
 
-from distillery.config import Kd
-from distillery.objectives.objective import Objective
+from distillery.config import at
+from distillery.objectives.configs.response import Kd
+from distillery.objectives.objective import Objective, Setting
+from distillery.objectives.standardize import check_standardize, standardize
 from distillery.signals import Signals
 
 
@@ -31,13 +33,19 @@ def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 class KdObjective(Objective):
-    """`kd` with the temperature of the parameters."""
+    """`kd` with the temperature of the parameters, on z-scores where they say so."""
 
-    def __init__(self, config: Kd, class_weights: Tensor | None = None) -> None:
+    def __init__(self, config: Kd, setting: Setting) -> None:
         super().__init__()
-        self.temperature = config.temperature
+        if config.standardize:
+            check_standardize(config.name, setting)
+        self.temperature = at(config.temperature)
+        self.standardize = config.standardize
 
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor) -> Tensor:
         """(B,) losses; unlabelled rows count like any other."""
         assert teacher is not None
-        return kd(student.logits, teacher.logits, self.temperature)
+        ours, theirs = student.logits, teacher.logits.detach()
+        if self.standardize:
+            ours, theirs = standardize(ours), standardize(theirs)
+        return kd(ours, theirs, self.temperature)

@@ -1,0 +1,108 @@
+"""Objectives by name, and how the sum of them is built."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from distillery.config import Mixing, Schedule
+from distillery.features import default_layers, feature_shapes, pair
+from distillery.models import Network
+from distillery.objectives.adversarial import AdversarialObjective
+from distillery.objectives.attention import AttentionObjective
+from distillery.objectives.cc import CcObjective
+from distillery.objectives.configs import ObjectiveConfig, needs_features
+from distillery.objectives.crd import CrdObjective
+from distillery.objectives.cross_entropy import CrossEntropyObjective
+from distillery.objectives.dist import DistObjective
+from distillery.objectives.dkd import DkdObjective
+from distillery.objectives.fsp import FspObjective
+from distillery.objectives.hints import HintsObjective
+from distillery.objectives.irg import IrgObjective
+from distillery.objectives.kd import KdObjective
+from distillery.objectives.mse import MseTeacherObjective
+from distillery.objectives.objective import Objective, Setting
+from distillery.objectives.pkt import PktObjective
+from distillery.objectives.reviewkd import ReviewKdObjective
+from distillery.objectives.rkd import RkdObjective
+from distillery.objectives.sp import SpObjective
+from distillery.objectives.vid import VidObjective
+from distillery.objectives.weighted_sum import ALONE, WeightedSum
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "kd": KdObjective,
+    "dkd": DkdObjective,
+    "dist": DistObjective,
+    "mse_teacher": MseTeacherObjective,
+    "cross_entropy": CrossEntropyObjective,
+    "hints": HintsObjective,
+    "attention": AttentionObjective,
+    "vid": VidObjective,
+    "reviewkd": ReviewKdObjective,
+    "crd": CrdObjective,
+    "rkd": RkdObjective,
+    "sp": SpObjective,
+    "cc": CcObjective,
+    "pkt": PktObjective,
+    "fsp": FspObjective,
+    "irg": IrgObjective,
+    "adversarial": AdversarialObjective,
+}
+
+
+def build(
+    configs: Sequence[ObjectiveConfig],
+    student: Network,
+    teachers: Mapping[str, Network | None] | None = None,
+    *,
+    mixing: Mixing | None = None,
+    class_weights: Tensor | None = None,
+) -> WeightedSum:
+    """Builds the sum that `distill.objectives` describes.
+
+    Args:
+        configs: each objective with its parameters.
+        student: the network that is trained; tells the layers that features are taken from.
+        teachers: by name, as networks where an objective compares layers.
+        mixing: how much each teacher counts; by default equally.
+        class_weights: (C,) factors on the loss of labelled rows.
+
+    Raises:
+        UserError: for a layer that does not exist, or where a model has no stages and no layers are named.
+    """
+    teachers = teachers or {}
+    parts: dict[str, dict[str, Objective]] = {}
+    schedules: dict[str, dict[str, Schedule]] = {}
+    student_layers: dict[str, None] = {}
+    teacher_layers: dict[str, dict[str, None]] = {key: {} for key in teachers}
+    for config in configs:
+        moving = {name: value for name, value in config if isinstance(value, Schedule) and name != "weight"}
+        schedules[config.name] = moving
+        kind = OBJECTIVES[config.name]
+        for key in teachers if kind.needs_teacher else (ALONE,):
+            setting = _setting(config, student, teachers.get(key), class_weights)
+            parts.setdefault(config.name, {})[key] = kind(config, setting)
+            student_layers |= dict.fromkeys(setting.student)
+            teacher_layers.get(key, {}).update(dict.fromkeys(setting.teacher))
+    return WeightedSum(
+        parts,
+        {config.name: config.weight for config in configs},
+        schedules,
+        mixing,
+        student_layers=tuple(student_layers),
+        teacher_layers={key: tuple(layers) for key, layers in teacher_layers.items()},
+    )
+
+
+def _setting(
+    config: ObjectiveConfig, student: Network, teacher: Network | None, class_weights: Tensor | None
+) -> Setting:
+    """What an objective may want to know: the shapes of the layers that it compares."""
+    classes = len(student.schema.classes)
+    if not needs_features(config):
+        return Setting(classes, class_weights)
+    assert teacher is not None
+    layers = getattr(config, "layers", None)
+    ours, theirs = (
+        (layers.student, layers.teacher) if layers else pair(default_layers(student), default_layers(teacher))
+    )
+    return Setting(classes, class_weights, feature_shapes(student, ours), feature_shapes(teacher, theirs))
