@@ -39,12 +39,14 @@ def measure(folder: Path) -> list[Result]:
 @contextlib.contextmanager
 def _server(project: Project) -> Iterator[None]:
     """`python -m flows server` until it says where flows find it."""
-    command = [sys.executable, "-m", "flows", "server", "--port", PORTS[0], "--mlflow-port", PORTS[1]]
+    command = [sys.executable, "-m", "flows", "server", "--prefect-port", PORTS[0], "--mlflow-port", PORTS[1]]
     with subprocess.Popen(
         command, cwd=project.root, env=project.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
             for _ in range(120):
+                if process.poll() is not None:
+                    raise RuntimeError("`python -m flows server` did not start; are its ports free?")
                 with contextlib.suppress(OSError):
                     urllib.request.urlopen(f"http://127.0.0.1:{PORTS[0]}/api/health", timeout=1).close()
                     if (project.root / ".state" / "servers.json").exists():
