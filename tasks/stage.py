@@ -185,15 +185,28 @@ def _translated_errors() -> Iterator[None]:
         raise
 
 
+SHELLS = {"sh", "dash", "bash", "zsh", "ksh", "fish"}
+
+
 def parent_watchdog() -> None:
     """Ends this process when its parent dies: a killed `dvc repro` must not leave a stage writing behind its back."""
     import threading
     import time
 
-    parent = os.getppid()
+    import psutil
+
+    def ancestors() -> tuple[int, ...]:
+        """The parent, and the parent of a shell that stands between: some shells stay where others step aside."""
+        try:
+            parent = psutil.Process(os.getppid())
+            return (parent.pid, parent.ppid()) if parent.name() in SHELLS else (parent.pid,)
+        except psutil.NoSuchProcess:
+            return ()
+
+    first = ancestors()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while ancestors() == first:
             time.sleep(0.5)
         os._exit(1)
 
