@@ -155,3 +155,11 @@ def test_an_image_outside_the_class_folders(folder: Path) -> None:
 def test_the_names_of_columns_of_images_are_given(folder: Path) -> None:
     with pytest.raises(UserError, match="no column 'picture'; it has image, label, file"):
         load("images", folder, ["picture", "label"])
+
+
+def test_a_csv_whose_labels_and_fractions_come_late_is_read_by_all_of_it(tmp_path: Path) -> None:
+    lines = ["a,label", *(f"{row}," for row in range(400_000)), "20.5,yes"]
+    (tmp_path / "late.csv").write_text("\n".join(lines) + "\n")
+    assert (tmp_path / "late.csv").stat().st_size > 2 * 2**20
+    table = load("table", tmp_path / "late.csv", ["a", "label"])
+    assert table["a"][-1].as_py() == 20.5 and table["label"][-1].as_py() == "yes"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from distillery.sources import Options
 
+WHOLE_FILE = 2**30  # bytes; a larger CSV is read in blocks of this size
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
 BATCH_BYTES = 1 << 22
 
@@ -33,7 +34,11 @@ def load(path: Path, columns: Sequence[str], options: "Options") -> "pa.Table":
     from distillery.sources import require
 
     base = path if path.is_dir() else path.parent
-    csv = ds.CsvFileFormat(convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True))
+    # Types follow from the first block; with the whole file in it, no late label or fraction comes as a surprise.
+    csv = ds.CsvFileFormat(
+        convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
+        read_options=pyarrow.csv.ReadOptions(block_size=WHOLE_FILE),
+    )
     tables = []
     for file in _files(path):
         kind = FORMATS[file.suffix.lower()]
