@@ -19,12 +19,12 @@ def measure(folder: Path) -> list[Result]:
     rows = columns(folder / "rows", 20_000)
     everything = np.arange(len(rows))
     (images,) = rows.gather(slice(None))
-    dataset = TensorDataset(images, rows.targets(slice(None)))
+    dataset = TensorDataset(images, rows.gather_targets(slice(None))["label"])
 
     def ours() -> None:
         for batch in batches(epoch_order(everything, 0, 0), BATCH):
             rows.gather(batch)
-            rows.targets(batch)
+            rows.gather_targets(batch)["label"]
 
     def loader(workers: int) -> Work:
         source = DataLoader(dataset, BATCH, shuffle=True, num_workers=workers)

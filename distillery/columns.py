@@ -10,33 +10,35 @@ import torch
 from torch import Tensor
 
 from distillery.errors import UserError
-from distillery.schema import UNLABELLED, Schema
+from distillery.schema import Schema
 
 
 class Columns:
     """The rows of one split, in the order of the table.
 
-    Files in the folder: `schema.json`, `keys.npy` (uint64, a hash of each row's id), `target.npy` (int64,
-    class number, -1 where unlabelled) and `<input>.npy` for every input of the schema.
+    Files in the folder: `schema.json`, `keys.npy` (uint64, a hash of each row's id), `target-<number>.npy` for every
+    target of the schema, in its order, and `<input>.npy` for every input.
 
     Attributes:
-        schema: inputs and classes.
+        schema: inputs and targets.
         keys: (N,) uint64, what soft targets are aligned by.
-        target: (N,) int64.
+        targets: target name -> what is to be predicted, (N,) or (N, L); see `distillery.schema.Target`.
         inputs: input name -> (N, *shape), memory-mapped.
+        picks: input name -> which of its columns are read; None: all.
     """
 
     def __init__(
         self,
         schema: Schema,
         keys: npt.NDArray[np.uint64],
-        target: npt.NDArray[np.int64],
+        targets: Mapping[str, npt.NDArray[Any]],
         inputs: Mapping[str, npt.NDArray[np.generic]],
     ) -> None:
         self.schema = schema
         self.keys = keys
-        self.target = target
+        self.targets = dict(targets)
         self.inputs = dict(inputs)
+        self.picks: dict[str, list[int] | None] = dict.fromkeys(inputs)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -48,7 +50,7 @@ class Columns:
         schema = Schema.read(folder / "schema.json")
         try:
             keys = np.load(folder / "keys.npy")
-            target = np.load(folder / "target.npy")
+            targets = {name: np.load(folder / f"target-{at}.npy") for at, name in enumerate(schema.targets)}
             inputs = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in schema.inputs}
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is damaged ({error}); run `python -m flows run prepare --force`") from None
@@ -57,14 +59,29 @@ class Columns:
                 raise UserError(
                     f"{folder}/{name}.npy does not fit its schema; run `python -m flows run prepare --force`"
                 )
-        return cls(schema, keys, target, inputs)
+        return cls(schema, keys, targets, inputs)
+
+    def select(self, schema: Schema) -> "Columns":
+        """The same rows as a model with another schema reads them: only its inputs, in its order.
+
+        Raises:
+            UserError: where the model reads what the rows lack.
+        """
+        if schema.inputs == self.schema.inputs:
+            return self
+        picks = self.schema.picks(schema)
+        chosen = self.schema.model_copy(update={"inputs": schema.inputs})
+        view = Columns(chosen, self.keys, self.targets, {name: self.inputs[name] for name in picks})
+        view.picks = picks
+        return view
 
     def write(self, folder: Path) -> None:
         """Writes the folder that `open` maps."""
         folder.mkdir(parents=True, exist_ok=True)
         self.schema.write(folder / "schema.json")
         np.save(folder / "keys.npy", self.keys)
-        np.save(folder / "target.npy", self.target)
+        for at, name in enumerate(self.schema.targets):
+            np.save(folder / f"target-{at}.npy", self.targets[name])
         for name, column in self.inputs.items():
             np.save(folder / f"{name}.npy", column)
 
@@ -74,8 +91,14 @@ class Columns:
 
     @property
     def labelled(self) -> npt.NDArray[np.int64]:
-        """The numbers of the rows that have a label."""
-        return np.flatnonzero(self.target != UNLABELLED)
+        """The numbers of the rows of which any target is known."""
+        known = [target.known(self.targets[name]) for name, target in self.schema.targets.items()]
+        return np.flatnonzero(np.logical_or.reduce(known))
+
+    @property
+    def target(self) -> npt.NDArray[Any]:
+        """The first target, where it is the only one."""
+        return self.targets[self.schema.target]
 
     def gather(self, rows: npt.NDArray[np.int64] | slice, names: Sequence[str] | None = None) -> tuple[Tensor, ...]:
         """Copies the inputs of some rows out of the mapped files.
@@ -88,13 +111,15 @@ class Columns:
             One tensor (B, *shape) for each input.
         """
         chosen = self.inputs if names is None else names
-        return tuple(_copied(self.inputs[name], rows) for name in chosen)
+        return tuple(_copied(self.inputs[name], rows, self.picks[name]) for name in chosen)
 
-    def targets(self, rows: npt.NDArray[np.int64] | slice) -> Tensor:
-        """(B,) int64 class numbers, -1 where unlabelled."""
-        return _copied(self.target, rows)
+    def gather_targets(self, rows: npt.NDArray[np.int64] | slice) -> dict[str, Tensor]:
+        """Target name -> (B,) or (B, L), what is to be predicted of some rows."""
+        return {name: _copied(target, rows) for name, target in self.targets.items()}
 
 
-def _copied(column: npt.NDArray[Any], rows: npt.NDArray[np.int64] | slice) -> Tensor:
+def _copied(column: npt.NDArray[Any], rows: npt.NDArray[np.int64] | slice, picks: list[int] | None = None) -> Tensor:
     """A fancy index copies by itself; a slice would hand out the read-only memory of the file."""
+    if picks is not None:
+        return torch.from_numpy(column[rows][:, picks])
     return torch.from_numpy(np.array(column[rows]) if isinstance(rows, slice) else column[rows])

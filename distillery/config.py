@@ -94,7 +94,9 @@ class TrainingConfig(Config):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps with a linearly rising learning rate")
     balance: Literal["none", "class_weights", "sampling"] = "none"
-    monitor: Literal["accuracy", "macro_f1", "nll"] = Field("accuracy", description="picks the epoch")
+    monitor: Literal["score", "accuracy", "macro_f1", "nll"] = Field(
+        "score", description="picks the epoch; score: accuracy, micro-F1 or R2, averaged over the targets"
+    )
     early_stopping: int | None = Field(None, ge=1, description="epochs without a better validation score")
     augment: Augmentation = Augmentation()
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -149,4 +151,24 @@ class Confidence(Config):
     name: Literal["confidence"]
 
 
+class Equal(Config):
+    """The losses of all targets are added."""
+
+    name: Literal["equal"] = "equal"
+
+
+class FixedTasks(Config):
+    """The loss of each target has its weight."""
+
+    name: Literal["fixed"]
+    weights: dict[str, Annotated[float, Field(gt=0.0)]]
+
+
+class Uncertainty(Config):
+    """Each target's weight follows from a noise that is learned (Kendall, Gal, Cipolla 2018)."""
+
+    name: Literal["uncertainty"]
+
+
+TaskWeighting = Annotated[Equal | FixedTasks | Uncertainty, Field(discriminator="name")]
 Mixing = Annotated[Mean | Fixed | Confidence, Field(discriminator="name")]

@@ -43,7 +43,7 @@ def open_session(file: Path, threads: int = 0) -> onnxruntime.InferenceSession:
 
 def feed(columns: Columns, rows: slice | npt.NDArray[np.int64]) -> Feed:
     """Raw inputs of some rows, by name."""
-    return {name: np.array(column[rows]) for name, column in columns.inputs.items()}
+    return {name: tensor.numpy() for name, tensor in zip(columns.inputs, columns.gather(rows), strict=True)}
 
 
 def logits(
@@ -57,7 +57,7 @@ def logits(
 def predict(session: onnxruntime.InferenceSession, columns: Columns, batch_size: int = 512) -> npt.NDArray[np.float32]:
     """(N, C) logits of all rows, batch by batch."""
     if not len(columns):
-        return np.empty((0, len(columns.schema.classes)), dtype=np.float32)
+        return np.empty((0, columns.schema.outputs), dtype=np.float32)
     return np.concatenate(
         [logits(session, feed(columns, slice(at, at + batch_size))) for at in range(0, len(columns), batch_size)]
     )

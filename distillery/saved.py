@@ -105,7 +105,7 @@ def device() -> torch.device:
 
 
 def predict(network: Network, columns: Columns, batch_size: int = 512) -> npt.NDArray[np.float32]:
-    """Logits of every row, in order.
+    """Outputs of every row, in order.
 
     Args:
         network: any model; left in eval mode.
@@ -113,9 +113,9 @@ def predict(network: Network, columns: Columns, batch_size: int = 512) -> npt.ND
         batch_size: rows at once.
 
     Returns:
-        (N, C) float32.
+        (N, O) float32: logits, and numbers in their own unit.
     """
-    logits = np.empty((len(columns), len(network.schema.classes)), dtype=np.float32)
+    logits = np.empty((len(columns), network.schema.outputs), dtype=np.float32)
     for at, block in predict_blocks(network, columns, 0, batch_size):
         logits[at : at + len(block)] = block
     return logits
@@ -124,17 +124,17 @@ def predict(network: Network, columns: Columns, batch_size: int = 512) -> npt.ND
 def predict_blocks(
     network: Network, columns: Columns, start: int, batch_size: int
 ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """Logits block by block, from row `start` on.
+    """Outputs block by block, from row `start` on.
 
     Yields:
-        The number of the first row, and (B, C) float32 logits.
+        The number of the first row, and (B, O) float32 outputs.
     """
     place = device()
     move(network, place).eval()
-    names = list(network.schema.inputs)
-    for at in range(start, len(columns), batch_size):
+    read = columns.select(network.schema)
+    for at in range(start, len(read), batch_size):
         with torch.inference_mode():
-            rows = columns.gather(slice(at, at + batch_size), names)
+            rows = read.gather(slice(at, at + batch_size))
             moved = (tensor.to(place, non_blocking=True) for tensor in rows)
             yield at, network(*channels_last(moved)).float().cpu().numpy()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distillery.features import Capture
 from distillery.models.network import Network
+from distillery.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,21 @@ class Batch:
     Attributes:
         rows: (B,) int64 row numbers in the training split, on the CPU.
         inputs: name -> (B, *shape), what student and live teachers read.
-        target: (B,) int64 class numbers, -1 where unlabelled.
+        schema: what the inputs hold; a model may read only some of it.
+        device: where the inputs lie, and where signals are wanted.
     """
 
     rows: Tensor
     inputs: Mapping[str, Tensor]
-    target: Tensor
+    schema: Schema
+    device: torch.device
+
+    def read(self, wanted: Schema) -> tuple[Tensor, ...]:
+        """The inputs of a model with that schema, in its order."""
+        if wanted.inputs == self.schema.inputs:
+            return tuple(self.inputs[name] for name in wanted.inputs)
+        picks = self.schema.picks(wanted)
+        return tuple(self.inputs[name] if pick is None else self.inputs[name][:, pick] for name, pick in picks.items())
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Signals:
     """What a model says about a batch.
 
     Attributes:
-        logits: (B, C), without a temperature.
+        logits: (B, O), the outputs of all targets: logits without a temperature, numbers in their own unit.
         features: name -> activation (B, ...), where an objective asks for them.
     """
 
@@ -64,7 +74,7 @@ class LiveTeacher:
 
     def signals(self, batch: Batch) -> Signals:
         """Runs the model on the batch as the student sees it."""
-        self.network.to(batch.target.device)
+        self.network.to(batch.device)
         with torch.no_grad():
-            logits = self.network(*(batch.inputs[name] for name in self.inputs))
+            logits = self.network(*batch.read(self.network.schema))
         return Signals(logits, self._capture.features)

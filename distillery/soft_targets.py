@@ -46,7 +46,7 @@ class Manifest(Config):
     format: int = FORMAT
     teacher: str
     rows: int
-    classes: int
+    outputs: int
     dtype: DType
     parts: dict[str, int]
     checksums: dict[str, str]
@@ -126,7 +126,7 @@ class StoredTeacher:
         """What was stored for these rows, as float32 on the batch's device."""
 
         def gathered(stored: npt.NDArray[np.floating]) -> Tensor:
-            return torch.from_numpy(stored[batch.rows.numpy()]).to(batch.target.device, non_blocking=True).float()
+            return torch.from_numpy(stored[batch.rows.numpy()]).to(batch.device, non_blocking=True).float()
 
         return Signals(gathered(self.logits), {name: gathered(values) for name, values in self.features.items()})
 
@@ -163,12 +163,12 @@ def write(
         "teacher": teacher,
         "keys": hashlib.sha256(keys.tobytes()).hexdigest(),
         "dtype": dtype,
-        "classes": len(network.schema.classes),
+        "outputs": network.schema.outputs,
     }
     partial.mkdir(parents=True, exist_ok=True)
     unfinished = partial / "logits.npy"
     position = _resume(partial, identity)
-    shape = (len(keys), len(network.schema.classes))
+    shape = (len(keys), network.schema.outputs)
     mode: Literal["r+", "w+"] = "r+" if position["rows"] else "w+"
     store = np.lib.format.open_memmap(unfinished, mode=mode, dtype=np.dtype(dtype), shape=shape)
     advance(int(position["rows"]))
@@ -200,7 +200,7 @@ def write(
     manifest = Manifest(
         teacher=teacher,
         rows=shape[0],
-        classes=shape[1],
+        outputs=shape[1],
         dtype=dtype,
         parts={name: len(columns) for name, columns in parts.items()},
         checksums={name: _checksum(folder / name) for name in ("logits.npy", "keys.npy")},

@@ -1,6 +1,6 @@
-"""One update of a student: the same however its rows are cut into micro-batches and processes."""
+"""One update of what is trained: the same however its rows are cut into micro-batches and processes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 
@@ -14,25 +14,51 @@ from distillery.columns import Columns
 from distillery.config import TrainingConfig
 from distillery.features import Capture
 from distillery.models import Network
-from distillery.objectives.weighted_sum import WeightedSum, gather_rows
+from distillery.objectives.loss import Loss
+from distillery.objectives.weighted_sum import gather_rows
 from distillery.sampling import Rows
 from distillery.saved import channels_last
 from distillery.signals import Batch, Signals, Teacher
 
+STUDENT = "student"
+
+
+class Cohort(nn.Module):
+    """The networks that are trained together: a student, and its peers where there are any."""
+
+    def __init__(self, networks: Mapping[str, Network]) -> None:
+        super().__init__()
+        self.names = tuple(networks)
+        self._networks = nn.ModuleList(networks.values())
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """By name, the student first."""
+        return dict(zip(self.names, self._networks, strict=True))  # type: ignore[arg-type]
+
+    def forward(self, inputs: Mapping[str, tuple[Tensor, ...]]) -> dict[str, Tensor]:
+        """Each network's own inputs to its outputs (B, O)."""
+        return {name: network(*inputs[name]) for name, network in self.networks.items()}
+
 
 class Step:
-    """Gathers rows, asks student and teachers, and moves the parameters.
+    """Gathers rows, asks everybody, and moves the parameters.
+
+    What a trained network says is a voice: the student's, each peer's, and those of the student's exits (`exit_1`, ...
+    from the shallowest). A lesson is the loss of one voice; it hears frozen teachers and other voices, the latter
+    without a gradient.
 
     Attributes:
-        optimizer: of the student and of what the objectives train beside it.
+        optimizer: of all networks and of what the objectives train beside them. Its steps are those that one for each
+            network would make, since it mixes no parameters.
         critic_optimizer: of the objectives' adversaries, which take turns with the student; None where there are none.
     """
 
     def __init__(
         self,
-        network: Network,
+        cohort: Cohort,
         model: nn.Module,
-        objectives: WeightedSum,
+        lessons: Mapping[str, Loss],
         optimizer: torch.optim.Optimizer,
         critic_optimizer: torch.optim.Optimizer | None,
         train: Columns,
@@ -40,18 +66,23 @@ class Step:
         config: TrainingConfig,
         accelerator: Accelerator,
     ) -> None:
-        """Takes everything that stays the same from step to step; `model` is the network as Accelerate wraps it."""
+        """Takes everything that stays the same from step to step; `model` is the cohort as Accelerate wraps it."""
         self.optimizer = optimizer
         self.critic_optimizer = critic_optimizer
-        self._names = tuple(network.schema.inputs)
-        self._needed = tuple(
-            dict.fromkeys([*self._names, *(name for each in teachers.values() for name in each.inputs)])
-        )
+        self._networks = cohort.networks
         self._model = model
-        self._capture = Capture(network, objectives.student_layers)
-        self._objectives = objectives
-        self._train = train
+        self._lessons = dict(lessons)
+        self._captures = {name: Capture(each, _asked(name, each, lessons)) for name, each in self._networks.items()}
         self._teachers = teachers
+        self._needed = tuple(
+            dict.fromkeys(
+                [
+                    *(name for network in self._networks.values() for name in network.schema.inputs),
+                    *(name for teacher in teachers.values() for name in teacher.inputs),
+                ]
+            )
+        )
+        self._train = train
         self._config = config
         self._accelerator = accelerator
 
@@ -63,50 +94,63 @@ class Step:
             position: of the step in the training, from 0 to 1.
 
         Returns:
-            `loss` and `loss_<objective>`, detached; over processes they sum to the step's.
+            `loss` and `loss_<objective>`, with the voice in front where it is not the student's, detached; over
+            processes they sum to the step's.
         """
         accelerator = self._accelerator
         self._model.train()
-        whole = self._train.targets(rows)
+        whole = self._train.gather_targets(rows)
         # Every process cuts the same step and takes its own part of every micro-batch.
         parts = np.array_split(rows, min(self._config.accumulate, len(rows)))
-        named: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
-            batch = self._batch(part[accelerator.process_index :: accelerator.num_processes])
+            own = part[accelerator.process_index :: accelerator.num_processes]
+            batch = self._batch(own)
+            targets = {
+                name: target.to(batch.device, non_blocking=True)
+                for name, target in self._train.gather_targets(own).items()
+            }
             said = {key: teacher.signals(batch) for key, teacher in self._teachers.items()}
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(self._model):
-                logits = self._model(*(batch.inputs[name] for name in self._names))
-                student = Signals(logits, self._capture.features)
-                self._train_critics(student, said, batch.target)
-                loss, shares = self._objectives(
-                    student,
-                    said,
-                    batch.target,
-                    whole,
-                    position=position,
-                    gather=partial(self._gather, rows=len(part)),
-                    processes=accelerator.num_processes,
-                )
+                voices = self._voices(batch)
+                said |= {name: _detached(signals) for name, signals in voices.items()}
+                self._train_critics(voices, said, targets)
+                loss = next(iter(voices.values())).logits.new_zeros(())
+                named: dict[str, Tensor] = {}
+                for voice, lesson in self._lessons.items():
+                    value, shares = lesson(
+                        voices[voice],
+                        {key: said[key] for key in lesson.teachers},
+                        targets,
+                        whole,
+                        position=position,
+                        gather=partial(self._gather, rows=len(part)),
+                        processes=accelerator.num_processes,
+                    )
+                    prefix = "" if voice == STUDENT else f"{voice}."
+                    named |= {f"loss_{prefix}{key}": share for key, share in shares.items()}
+                    loss = loss + value
+                named["loss"] = loss
                 if accelerator.num_processes > 1:
                     # DDP waits for a gradient of every parameter, also of a head that no objective reads.
-                    loss = loss + 0.0 * logits.sum()
+                    loss = loss + sum(0.0 * signals.logits.sum() for signals in voices.values())
                 # DDP averages gradients over processes, and this loss is a sum over them.
                 accelerator.backward(loss * accelerator.num_processes)
-            for name, value in {"loss": loss, **{f"loss_{key}": share for key, share in shares.items()}}.items():
-                named[name] = named[name] + value.detach() if name in named else value.detach()
-        self._average_gradients()
+            for name, value in named.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        trained = [parameter for lesson in self._lessons.values() for parameter in lesson.parameters()]
+        self._average_gradients(trained)
         if self._config.clip_gradient is not None:
-            accelerator.clip_grad_norm_(
-                [*self._model.parameters(), *self._objectives.parameters()], self._config.clip_gradient
-            )
+            self._clip(trained, self._config.clip_gradient)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return named
+        return sums
 
     def close(self) -> None:
-        """Takes the hooks off the network."""
-        self._capture.remove()
+        """Takes the hooks off the networks."""
+        for capture in self._captures.values():
+            capture.remove()
 
     def _batch(self, rows: Rows) -> Batch:
         """Gathers rows, changes them at random, and puts them on the device."""
@@ -115,33 +159,52 @@ class Step:
         moved = {name: tensor.to(place, non_blocking=True) for name, tensor in zip(self._needed, gathered, strict=True)}
         changed = augment(moved, self._train.schema, self._config.augment, torch.default_generator)
         inputs = dict(zip(changed, channels_last(changed.values()), strict=True))
-        return Batch(torch.from_numpy(rows), inputs, self._train.targets(rows).to(place, non_blocking=True))
+        return Batch(torch.from_numpy(rows), inputs, self._train.schema, place)
 
-    def _train_critics(self, student: Signals, said: Mapping[str, Signals], target: Tensor) -> None:
-        """Adversaries move first, on what the student says now; their gradients do not reach it."""
+    def _voices(self, batch: Batch) -> dict[str, Signals]:
+        """What everybody who is trained says, with gradients."""
+        said = self._model({name: batch.read(network.schema) for name, network in self._networks.items()})
+        voices: dict[str, Signals] = {}
+        for name, outputs in said.items():
+            features = self._captures[name].features
+            voices[name] = Signals(outputs, features)
+            for number, path in enumerate(self._networks[name].exits, 1):
+                voices[f"exit_{number}"] = Signals(features[path], features)
+        return voices
+
+    def _train_critics(
+        self, voices: Mapping[str, Signals], said: Mapping[str, Signals], targets: Mapping[str, Tensor]
+    ) -> None:
+        """Adversaries move first, on what is said now; their gradients do not reach those who said it."""
         if self.critic_optimizer is None:
             return
-        shown = Signals(student.logits.detach(), {name: value.detach() for name, value in student.features.items()})
         losses = [
-            objective.critic(shown, said[key], target)
-            for (_, key), objective in self._objectives.objectives.items()
-            if key in said
+            lesson.critic(_detached(voices[voice]), {key: said[key] for key in lesson.teachers}, targets)
+            for voice, lesson in self._lessons.items()
         ]
         loss = torch.stack([each for each in losses if each is not None]).sum()
         self.critic_optimizer.zero_grad()
         self._accelerator.backward(loss)
-        self._average_gradients(self._objectives.critic_parameters())
+        self._average_gradients(
+            parameter for lesson in self._lessons.values() for parameter in lesson.critic_parameters()
+        )
         self.critic_optimizer.step()
         # The student's own backward pass runs through the adversary too, and must not leave anything in it.
         self.critic_optimizer.zero_grad()
 
-    def _average_gradients(self, parameters: list[nn.Parameter] | None = None) -> None:
-        """DDP looks after the model; what objectives train is averaged over processes here."""
+    def _average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """DDP looks after the networks; what objectives train is averaged over processes here."""
         if self._accelerator.num_processes == 1:
             return
-        for parameter in self._objectives.parameters() if parameters is None else parameters:
+        for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad = self._accelerator.reduce(parameter.grad, reduction="mean")
+
+    def _clip(self, trained: list[nn.Parameter], largest: float) -> None:
+        """Bounds the gradient of each network, the student's together with what its objectives train."""
+        for name, network in self._networks.items():
+            own = [*network.parameters(), *trained] if name == STUDENT else list(network.parameters())
+            self._accelerator.clip_grad_norm_(own, largest)
 
     def _gather(self, tensor: Tensor, rows: int) -> Tensor:
         """All processes' rows of a micro-batch."""
@@ -150,3 +213,18 @@ class Step:
             return tensor
         sizes = [len(range(rank, rows, processes)) for rank in range(processes)]
         return gather_rows(tensor, sizes, self._accelerator.process_index)
+
+
+def _asked(name: str, network: Network, lessons: Mapping[str, Loss]) -> tuple[str, ...]:
+    """The layers of a network that lessons read, be it as the one who learns or as the one who is heard."""
+    voices = {name, *(f"exit_{number}" for number, _ in enumerate(network.exits, 1))}
+    layers = [layer for voice in voices & lessons.keys() for layer in lessons[voice].student_layers]
+    layers += [
+        layer for lesson in lessons.values() for voice in voices for layer in lesson.teacher_layers.get(voice, ())
+    ]
+    return tuple(dict.fromkeys([*layers, *network.exits]))
+
+
+def _detached(signals: Signals) -> Signals:
+    """The same values without a gradient."""
+    return Signals(signals.logits.detach(), {name: value.detach() for name, value in signals.features.items()})

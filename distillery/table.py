@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distillery.errors import UserError
-from distillery.schema import Input, Schema
+from distillery.schema import Input, Schema, Target
 
 SPLITS = ("train", "validation", "test")
 NUMERIC = "numeric"
@@ -97,7 +97,7 @@ def build(
     classes = _sorted_labels(training.unique().drop_null().to_pylist())
     if not classes:
         raise UserError(f"no training row has a label in column {roles.target!r}: some must")
-    return rows, Schema(inputs=inputs, target=roles.target, classes=classes)
+    return rows, Schema(inputs=inputs, targets={roles.target: Target(kind="classes", names=classes)})
 
 
 def hash64(texts: pa.Array) -> npt.NDArray[np.uint64]:

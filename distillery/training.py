@@ -1,7 +1,7 @@
 """The one training loop, for teachers, baseline, students and fine-tuning."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from distillery import metrics
 from distillery.checkpoint import Checkpoint, TrainingState
 from distillery.columns import Columns
 from distillery.config import TrainingConfig
 from distillery.errors import UserError
 from distillery.models import Network
-from distillery.objectives.weighted_sum import WeightedSum
+from distillery.objectives.loss import Loss
 from distillery.sampling import Rows, balanced_order, batches, epoch_order
 from distillery.saved import move, predict
 from distillery.schema import UNLABELLED
+from distillery.scores import scores
 from distillery.signals import Teacher
-from distillery.step import Step
+from distillery.step import STUDENT, Cohort, Step
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Outcome:
 
     Attributes:
         history: one mapping an epoch: `epoch`, `learning_rate`, `loss`, `loss_<objective>`, and on the validation
-            split `accuracy`, `macro_f1`, `nll`.
+            split what `distillery.scores` tells.
         best_epoch: from 1; 0 where the starting weights were kept.
         score: of the monitored metric at that epoch.
         steps: updates made.
@@ -47,7 +47,7 @@ class Outcome:
 
 def train(
     network: Network,
-    objectives: WeightedSum,
+    loss: Loss,
     train: Columns,
     validation: Columns,
     config: TrainingConfig,
@@ -55,6 +55,8 @@ def train(
     seed: int,
     rows: Rows,
     teachers: Mapping[str, Teacher] | None = None,
+    peers: Mapping[str, Network] | None = None,
+    lessons: Mapping[str, Loss] | None = None,
     steps_per_epoch: int | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[], None] = lambda: None,
@@ -67,13 +69,15 @@ def train(
 
     Args:
         network: starting weights.
-        objectives: what is minimised; its own parameters are trained too.
+        loss: what is minimised; its own parameters are trained too.
         train: rows to learn from.
         validation: labelled rows that pick the epoch.
         config: how.
         seed: of order, augmentation and dropout.
         rows: (n,) which training rows take part.
-        teachers: whom the objectives listen to, by name.
+        teachers: frozen ones whom the objectives listen to, by name.
+        peers: networks that are trained beside it, by name; the losses may listen to them and to `student`.
+        lessons: the loss of each peer, and of each of the network's exits (`exit_1`, ...).
         steps_per_epoch: by default one pass over the rows; more go over them again.
         checkpoint: file to resume from and to write; none is written where it is None.
         on_step: called after every step of this call, and once for each step that was already done.
@@ -83,23 +87,27 @@ def train(
         UserError: where no rows take part, a label is needed and there is none, the loss is no longer finite, or the
             precision does not exist on this device.
     """
-    _check(objectives, train, validation, rows, config)
+    taught = {STUDENT: loss, **(lessons or {})}
+    _check(list(taught.values()), train, validation, rows, config)
     accelerator = _accelerator(config)
-    move(network, accelerator.device)
-    objectives.to(accelerator.device)
-    critics = objectives.critic_parameters()
+    cohort = Cohort({STUDENT: network, **(peers or {})})
+    for each in cohort.networks.values():
+        move(each, accelerator.device)
+    objectives = nn.ModuleList(taught.values()).to(accelerator.device)
+    critics = [parameter for each in taught.values() for parameter in each.critic_parameters()]
     judged = {id(parameter) for parameter in critics}
-    moving = [*network.parameters(), *(p for p in objectives.parameters() if id(p) not in judged)]
+    moving = [*cohort.parameters(), *(p for p in objectives.parameters() if id(p) not in judged)]
     optimizer = _optimizer(config, moving)
-    critic_optimizer = torch.optim.AdamW(critics, lr=objectives.critic_learning_rate) if critics else None
+    rate = max(each.critic_learning_rate for each in taught.values())
+    critic_optimizer = torch.optim.AdamW(critics, lr=rate) if critics else None
     length = None if steps_per_epoch is None else steps_per_epoch * config.batch_size
     steps = steps_per_epoch or len(batches(rows, config.batch_size))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _learning_rate(config, steps))
-    model, optimizer = accelerator.prepare(network, optimizer)
+    model, optimizer = accelerator.prepare(cohort, optimizer)
 
-    step_of = Step(network, model, objectives, optimizer, critic_optimizer, train, teachers or {}, config, accelerator)
+    step_of = Step(cohort, model, taught, optimizer, critic_optimizer, train, teachers or {}, config, accelerator)
 
-    file = Checkpoint(checkpoint, accelerator, network, objectives, step_of, schedule)
+    file = Checkpoint(checkpoint, accelerator, cohort, objectives, step_of, schedule)
     done = file.load() or TrainingState()
     for _ in range(done.epoch * steps + done.step):
         on_step()
@@ -121,14 +129,14 @@ def train(
             done.step = step + 1
             on_step()
             file.save_when_due(done, config.checkpoint_seconds)
-        for told in objectives.collapses():
-            if told not in warnings:
-                warnings.append(told)
+        told = [each for lesson in taught.values() for each in lesson.collapses()]
+        warnings += [each for each in told if each not in warnings]
         entry = {
             "epoch": done.epoch + 1,
             "learning_rate": float(schedule.get_last_lr()[0]),
             **done.mean_losses(_share_losses(accelerator)),
             **_validate(network, validation),
+            **{f"score_{name}": _validate(each, validation)["score"] for name, each in (peers or {}).items()},
         }
         if not math.isfinite(entry["loss"]):
             raise UserError(f"the loss is {entry['loss']} in epoch {done.epoch + 1}: lower training.learning_rate")
@@ -139,7 +147,8 @@ def train(
     step_of.close()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     network.load_state_dict(done.best_weights)
-    network.to("cpu").eval()
+    for each in cohort.networks.values():
+        each.to("cpu").eval()
     return Outcome(done.history, done.best_epoch, done.best_score, len(done.history) * steps, warnings)
 
 
@@ -160,18 +169,15 @@ def class_weights(target: np.ndarray[tuple[int], np.dtype[np.int64]], classes: i
     return torch.from_numpy(weights)
 
 
-def _check(objectives: WeightedSum, train: Columns, validation: Columns, rows: Rows, config: TrainingConfig) -> None:
+def _check(losses: Sequence[Loss], train: Columns, validation: Columns, rows: Rows, config: TrainingConfig) -> None:
     """Tells before the first step what would fail in it."""
-    if objectives.over_batch and config.accumulate > 1:
+    if any(loss.over_batch for loss in losses) and config.accumulate > 1:
         raise UserError("training.accumulate must be 1: an objective compares all rows of a batch with each other")
     if not len(rows):
         raise UserError("no training row takes part; label some rows (data.labelled) or add data")
     if not len(validation.labelled):
         raise UserError("the validation split has no labelled row; give it some (data.split, or your split column)")
-    if (
-        all(part.needs_label for part in objectives.objectives.values())
-        and not (train.target[rows] != UNLABELLED).any()
-    ):
+    if all(loss.needs_label for loss in losses) and not np.isin(rows, train.labelled).any():
         raise UserError("every objective needs labels, and no training row has one")
 
 
@@ -235,8 +241,7 @@ def _share_losses(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
 
 def _validate(network: Network, validation: Columns) -> dict[str, float]:
     """Scores on the labelled validation rows."""
-    rows = validation.labelled
-    return metrics.scores(predict(network, validation)[rows], validation.target[rows])
+    return scores(predict(network, validation), validation.targets, validation.schema)
 
 
 def _stops_early(done: TrainingState, config: TrainingConfig) -> bool:

@@ -15,11 +15,13 @@ def run(stage: Stage) -> Summary:
     """Writes `models/distilled`."""
     splits = Splits.open(stage)
     config = stage.params.distill
-    student = start(stage, stage.params.student.model, splits)
-    live = [objective.name for objective in config.objectives if needs_features(objective)]
+    student = start(stage, stage.params.student, splits)
+    live = [objective.name for objective in config.all_objectives if needs_features(objective)]
     networks = {key: load_model(stage.path(f"models/teachers/{key}")) if live else None for key in config.teachers}
     weights = balance(splits, config.training)
-    loss = build(config.objectives, student, networks, mixing=config.mixing, class_weights=weights)
+    loss = build(
+        config.objectives, student, networks, mixing=config.mixing, weighting=config.weighting, class_weights=weights
+    )
     if live:
         stage.progress.say(f"distill: {', '.join(live)} compare layers, so the teacher is run in every step")
     teachers: dict[str, Teacher] = {

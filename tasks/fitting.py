@@ -7,15 +7,17 @@ from torch import Tensor
 
 from distillery import models
 from distillery.columns import Columns
-from distillery.config import ModelConfig, TrainingConfig
+from distillery.config import TrainingConfig
 from distillery.models import Network
-from distillery.objectives.configs import CrossEntropy
+from distillery.objectives.configs import label_loss
+from distillery.objectives.loss import Loss
 from distillery.objectives.registry import build
-from distillery.objectives.weighted_sum import WeightedSum
 from distillery.sampling import Rows, batches
 from distillery.saved import save_model
+from distillery.scores import MAIN
 from distillery.signals import Teacher
 from distillery.training import class_weights, train
+from tasks.params import StudentConfig, TeacherConfig
 from tasks.progress import Bar
 from tasks.stage import Stage, Summary
 
@@ -35,9 +37,12 @@ class Splits:
         )
 
 
-def start(stage: Stage, config: ModelConfig, splits: Splits) -> Network:
-    """A model with starting weights and the normalisation of the training rows."""
-    network = models.build(config, splits.train.schema, stage.params.seed, stage.root)
+def start(stage: Stage, config: TeacherConfig | StudentConfig, splits: Splits) -> Network:
+    """A model with starting weights and the normalisation of the training rows, on the inputs that it reads."""
+    schema = splits.train.schema
+    if config.inputs is not None:
+        schema = schema.select(config.inputs, "inputs")
+    network = models.build(config.model, schema, stage.params.seed, stage.root)
     network.fit_normalisation(splits.train)
     return network
 
@@ -47,23 +52,29 @@ def steps_an_epoch(rows: Rows, config: TrainingConfig) -> int:
     return len(batches(rows, config.batch_size))
 
 
-def balance(splits: Splits, config: TrainingConfig) -> Tensor | None:
-    """(C,) factors on the loss of labelled rows, where `balance: class_weights` asks for them."""
+def balance(splits: Splits, config: TrainingConfig) -> dict[str, Tensor]:
+    """Target -> (C,) factors on the loss of labelled rows, where `balance: class_weights` asks for them."""
     if config.balance != "class_weights":
-        return None
-    return class_weights(splits.train.target, len(splits.train.schema.classes))
+        return {}
+    train = splits.train
+    return {
+        name: class_weights(train.targets[name], target.width)
+        for name, target in train.schema.targets.items()
+        if target.kind == "classes"
+    }
 
 
-def labels_alone(network: Network, splits: Splits, config: TrainingConfig) -> WeightedSum:
-    """Plain training: cross-entropy with the labels."""
-    return build([CrossEntropy(name="cross_entropy")], network, class_weights=balance(splits, config))
+def labels_alone(network: Network, splits: Splits, config: TrainingConfig) -> Loss:
+    """Plain training: the labels of every target."""
+    objectives = {name: [label_loss(target.kind)] for name, target in network.schema.targets.items()}
+    return build(objectives, network, class_weights=balance(splits, config))
 
 
 def fit(
     stage: Stage,
     network: Network,
     splits: Splits,
-    loss: WeightedSum,
+    loss: Loss,
     config: TrainingConfig,
     output: str,
     *,
@@ -86,10 +97,12 @@ def fit(
     """
     steps = steps_per_epoch or steps_an_epoch(rows, config)
     shown: dict[str, str] = {"note": ""}
+    only = next(iter(network.schema.targets.values()))
+    monitored = MAIN[only.kind] if len(network.schema.targets) == 1 else "score"
     with Bar(stage.progress, stage.name, config.epochs * steps) as bar:
 
         def on_epoch(entry: Mapping[str, float]) -> None:
-            shown["note"] = f"epoch {entry['epoch']:.0f}, validation accuracy {entry['accuracy']:.3f}"
+            shown["note"] = f"epoch {entry['epoch']:.0f}, validation {monitored} {entry[monitored]:.3f}"
             stage.run.log_metrics({k: v for k, v in entry.items() if k != "epoch"}, step=int(entry["epoch"]))
 
         outcome = train(

@@ -24,7 +24,8 @@ def run(stage: Stage) -> Summary:
     from distillery.sources import Options, load
 
     data, ingest = stage.params.data, stage.params.ingest
-    roles = table.Roles(**data.columns.model_dump())
+    columns = data.columns
+    roles = table.Roles(columns.inputs, next(iter(columns.targets)), columns.key, columns.group, columns.split)
     options = Options(ingest.image_size, ingest.image_mode, stage.progress.track)
     raw = load(data.source, stage.path(data.path), roles.columns, options)
     shares = table.Shares(**data.split.model_dump())

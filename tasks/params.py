@@ -7,9 +7,21 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from distillery.config import Config, Fixed, Mean, Mixing, ModelConfig, TrainingConfig
+from distillery.config import (
+    Confidence,
+    Config,
+    Equal,
+    Fixed,
+    FixedTasks,
+    Mean,
+    Mixing,
+    ModelConfig,
+    TaskWeighting,
+    TrainingConfig,
+)
 from distillery.errors import UserError
-from distillery.objectives.configs import NAMES, OVER_BATCH, ObjectiveConfig
+from distillery.objectives.configs import FITS, NAMES, OVER_BATCH, ObjectiveConfig
+from distillery.schema import Kind
 
 FILE = "params.yaml"
 BUILT_IN_SOURCES = ("mnist5k", "digits")
@@ -20,18 +32,25 @@ class Columns(Config):
     """Which columns of the table are what."""
 
     inputs: tuple[str, ...] = Field(min_length=1)
-    target: str
+    target: str | dict[str, Kind] = Field(description="one column of class names; or column: classes, labels or number")
     key: str | None = Field(None, description="names a row; without one a row is named by a hash of its inputs")
     group: str | None = Field(None, description="rows of one group share a split")
     split: str | None = Field(None, description="holds train, validation or test")
 
     @model_validator(mode="after")
     def _each_column_once(self) -> Self:
-        named = [*self.inputs, self.target, *filter(None, (self.key, self.group, self.split))]
+        if not self.targets:
+            raise ValueError("target must name a column")
+        named = [*self.inputs, *self.targets, *filter(None, (self.key, self.group, self.split))]
         twice = sorted({name for name in named if named.count(name) > 1})
         if twice:
             raise ValueError(f"a column has one role; named twice: {', '.join(twice)}")
         return self
+
+    @property
+    def targets(self) -> dict[str, Kind]:
+        """Column -> what is predicted there."""
+        return {self.target: "classes"} if isinstance(self.target, str) else self.target
 
 
 class Split(Config):
@@ -85,6 +104,10 @@ class Expectation(Config):
     arguments: dict[str, Any] = Field({}, description="as Great Expectations names them")
 
 
+Objectives = Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)]
+LABELS_ALONE = {"cross_entropy", "mse", "multilabel_cross_entropy"}
+
+
 class SoftTargetGate(Config):
     """What the soft targets of a teacher must show before a student listens to them."""
 
@@ -111,6 +134,7 @@ class Validation(Config):
 class TeacherConfig(Config):
     """One teacher."""
 
+    inputs: tuple[str, ...] | None = Field(None, min_length=1, description="the columns it reads; by default all")
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
 
@@ -118,6 +142,7 @@ class TeacherConfig(Config):
 class StudentConfig(Config):
     """The model that will be deployed."""
 
+    inputs: tuple[str, ...] | None = Field(None, min_length=1, description="the columns it reads; by default all")
     model: ModelConfig
 
 
@@ -134,15 +159,27 @@ class Distill(Config):
     scheme: Literal["offline"] = "offline"
     teachers: tuple[str, ...] = Field(min_length=1)
     mixing: Mixing = Mean()
-    objectives: tuple[ObjectiveConfig, ...] = Field(min_length=1)
+    objectives: Objectives | dict[str, Objectives] = Field(description="with several targets a list for each")
+    weighting: TaskWeighting = Field(
+        Equal(), description="of several targets: equal, fixed (with weights), uncertainty"
+    )
     training: TrainingConfig
+
+    @property
+    def all_objectives(self) -> tuple[ObjectiveConfig, ...]:
+        """Those of every target."""
+        if isinstance(self.objectives, dict):
+            return tuple(objective for each in self.objectives.values() for objective in each)
+        return self.objectives
 
     @model_validator(mode="after")
     def _hears_a_teacher(self) -> Self:
-        names = [objective.name for objective in self.objectives]
-        if len(set(names)) < len(names):
-            raise ValueError(f"an objective stands once; got {', '.join(names)}")
-        if names == ["cross_entropy"]:
+        for each in self.objectives.values() if isinstance(self.objectives, dict) else (self.objectives,):
+            listed = [objective.name for objective in each]
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"an objective stands once; got {', '.join(listed)}")
+        names = [objective.name for objective in self.all_objectives]
+        if set(names) <= LABELS_ALONE:
             raise ValueError("no objective listens to a teacher: add {name: kd}, or look at the baseline")
         if len(set(self.teachers)) < len(self.teachers):
             raise ValueError(f"a teacher stands once; got {', '.join(self.teachers)}")
@@ -211,6 +248,59 @@ class Params(Config):
     export: Export
     evaluate: Evaluate
     registry: Registry
+
+    @model_validator(mode="after")
+    def _objectives_fit_the_targets(self) -> Self:
+        kinds = self.data.columns.targets
+        given = self.distill.objectives
+        if len(kinds) > 1 and not isinstance(given, dict):
+            raise ValueError(f"distill.objectives: with several targets name a list for each of {', '.join(kinds)}")
+        by_target = given if isinstance(given, dict) else {next(iter(kinds)): given}
+        if set(by_target) != set(kinds):
+            raise ValueError(f"distill.objectives must have a list for each target and no other: {', '.join(kinds)}")
+        for target, objectives in by_target.items():
+            for objective in objectives:
+                fits = FITS.get(objective.name)
+                if fits is not None and kinds[target] not in fits:
+                    raise ValueError(
+                        f"distill.objectives: {objective.name} is about {fits[0]}, and {target} is {kinds[target]}: "
+                        f"take {', '.join(name for name, of in FITS.items() if kinds[target] in of)} or mse_teacher"
+                    )
+        weighting = self.distill.weighting
+        if isinstance(weighting, FixedTasks) and set(weighting.weights) != set(kinds):
+            raise ValueError(f"distill.weighting.weights must name just the targets: {', '.join(kinds)}")
+        if isinstance(self.distill.mixing, Confidence) and set(kinds.values()) != {"classes"}:
+            raise ValueError("distill.mixing: confidence compares what teachers say of classes: take mean or fixed")
+        return self
+
+    @model_validator(mode="after")
+    def _trainings_fit_the_targets(self) -> Self:
+        kinds = tuple(self.data.columns.targets.values())
+        trainings = {f"teachers.{key}": each.training for key, each in self.teachers.items()}
+        for where, training in {
+            **trainings,
+            "distill": self.distill.training,
+            "finetune": self.finetune.training,
+        }.items():
+            if training.monitor in ("accuracy", "macro_f1") and kinds != ("classes",):
+                raise ValueError(
+                    f"{where}.training.monitor: {training.monitor} is of one target with classes: take score"
+                )
+            if training.balance == "sampling" and kinds != ("classes",):
+                raise ValueError(f"{where}.training.balance: sampling is for one target with classes")
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_exist(self) -> Self:
+        readers = {f"teachers.{key}": each.inputs for key, each in self.teachers.items()}
+        for where, inputs in {**readers, "student": self.student.inputs}.items():
+            for name in inputs or ():
+                if name not in self.data.columns.inputs:
+                    raise ValueError(
+                        f"{where}.inputs: {name!r} is not among data.columns.inputs: "
+                        f"{', '.join(self.data.columns.inputs)}"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _teachers_exist(self) -> Self:

@@ -56,7 +56,7 @@ def run(stage: Stage) -> Summary:
         folder.mkdir(parents=True)
         schema.write(folder / "schema.json")
         np.save(folder / "keys.npy", keys[chosen])
-        np.save(folder / "target.npy", target[chosen])
+        np.save(folder / "target-0.npy", target[chosen])
         _write_inputs(file, chosen, schema, folder)
         summary[split] = int(chosen.sum())
     return summary

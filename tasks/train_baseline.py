@@ -10,7 +10,7 @@ def run(stage: Stage) -> Summary:
     """Writes `models/baseline`."""
     splits = Splits.open(stage)
     config = stage.params.distill.training
-    network = start(stage, stage.params.student.model, splits)
+    network = start(stage, stage.params.student, splits)
     return fit(
         stage,
         network,

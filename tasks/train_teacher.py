@@ -8,7 +8,7 @@ def run(stage: Stage) -> Summary:
     """Writes `models/teachers/<key>`."""
     config = stage.params.teachers[stage.item]
     splits = Splits.open(stage)
-    network = start(stage, config.model, splits)
+    network = start(stage, config, splits)
     loss = labels_alone(network, splits, config.training)
     output = f"models/teachers/{stage.item}"
     return fit(stage, network, splits, loss, config.training, output, rows=splits.train.labelled)

@@ -4,12 +4,11 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from distillery.columns import Columns
-from distillery.schema import UNLABELLED, Input, Schema
+from distillery.schema import UNLABELLED, Input, Schema, Target
 
 SCHEMA = Schema(
     inputs={"image": Input(kind="image", shape=(1, 8, 8), columns=("image",))},
-    target="label",
-    classes=tuple("0123456789"),
+    targets={"label": Target(kind="classes", names=tuple("0123456789"))},
 )
 
 
@@ -21,4 +20,4 @@ def digits(start: int, stop: int, labelled: int | None = None) -> Columns:
     target = labels[order].astype(np.int64)
     if labelled is not None:
         target[labelled:] = UNLABELLED
-    return Columns(SCHEMA, order.astype(np.uint64), target, {"image": images})
+    return Columns(SCHEMA, order.astype(np.uint64), {"label": target}, {"image": images})

@@ -135,9 +135,9 @@ def test_unlabelled_test_rows_count_for_agreement_alone(tmp_path: Path) -> None:
     before = Evaluation.read(root / "reports/evaluation.json")
     test = Columns.open(root / "data/prepared/test")
     hidden = np.where(np.arange(len(test)) % 2 == 0, -1, test.target)
-    Columns(test.schema, test.keys, hidden, {name: np.array(column) for name, column in test.inputs.items()}).write(
-        root / "data/prepared/test"
-    )
+    Columns(
+        test.schema, test.keys, {"label": hidden}, {name: np.array(column) for name, column in test.inputs.items()}
+    ).write(root / "data/prepared/test")
     run(root, "evaluate")
     after = Evaluation.read(root / "reports/evaluation.json")
     assert after.splits["test"].labelled == len(test) // 2
@@ -145,9 +145,9 @@ def test_unlabelled_test_rows_count_for_agreement_alone(tmp_path: Path) -> None:
     assert sum(map(sum, after.models["distilled"].test.confusion)) == len(test) // 2
 
     nothing = np.full(len(test), -1)
-    Columns(test.schema, test.keys, nothing, {name: np.array(column) for name, column in after_inputs(root)}).write(
-        root / "data/prepared/test"
-    )
+    Columns(
+        test.schema, test.keys, {"label": nothing}, {name: np.array(column) for name, column in after_inputs(root)}
+    ).write(root / "data/prepared/test")
     with pytest.raises(UserError, match="the test split has no labelled row"):
         run(root, "evaluate")
 

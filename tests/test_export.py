@@ -21,7 +21,7 @@ from distillery.models import Network
 from distillery.onnx_export import check, export, quantise
 from distillery.saved import load_model
 from distillery.saved import predict as predict_by_pytorch
-from distillery.schema import Input, Schema
+from distillery.schema import Input, Schema, Target
 from distillery.timing import measure
 from tasks.results import ExportReport
 from tests.science import digits
@@ -32,8 +32,7 @@ MIXED = Schema(
         "picture": Input(kind="image", shape=(3, 9, 7), columns=("picture",)),
         "numeric": Input(kind="numeric", shape=(2,), columns=("a", "b")),
     },
-    target="label",
-    classes=("x", "y", "z"),
+    targets={"label": Target(kind="classes", names=("x", "y", "z"))},
 )
 
 
@@ -42,7 +41,7 @@ def mixed_rows(count: int) -> Columns:
     return Columns(
         MIXED,
         np.arange(count, dtype=np.uint64),
-        generator.integers(3, size=count),
+        {"label": generator.integers(3, size=count)},
         {
             "picture": generator.integers(256, size=(count, 3, 9, 7), dtype=np.uint8),
             "numeric": generator.normal(size=(count, 2)).astype(np.float32),

@@ -13,7 +13,7 @@ from distillery.columns import Columns
 from distillery.config import Cnn, CustomModel, Mlp, Resnet
 from distillery.errors import UserError
 from distillery.saved import digest, load_model, predict, save_model
-from distillery.schema import Input, Schema
+from distillery.schema import Input, Schema, Target
 from tests.science import SCHEMA, digits
 
 MIXED = Schema(
@@ -21,8 +21,7 @@ MIXED = Schema(
         "numeric": Input(kind="numeric", shape=(3,), columns=("a", "b", "c")),
         "photo": Input(kind="image", shape=(3, 20, 13), columns=("photo",)),
     },
-    target="label",
-    classes=("no", "yes"),
+    targets={"label": Target(kind="classes", names=("no", "yes"))},
 )
 
 
@@ -31,7 +30,9 @@ def mixed_rows(rows: int) -> Columns:
     numeric = random.normal(size=(rows, 3)).astype(np.float32) * [1, 10, 0] + [0, 5, 7]
     photo = random.integers(0, 256, (rows, 3, 20, 13), dtype=np.uint8)
     keys = np.arange(rows, dtype=np.uint64)
-    return Columns(MIXED, keys, np.zeros(rows, np.int64), {"numeric": numeric.astype(np.float32), "photo": photo})
+    return Columns(
+        MIXED, keys, {"label": np.zeros(rows, np.int64)}, {"numeric": numeric.astype(np.float32), "photo": photo}
+    )
 
 
 @pytest.mark.parametrize("config", [Mlp(name="mlp"), Cnn(name="cnn"), Resnet(name="resnet", width=4)])
@@ -45,9 +46,9 @@ def test_built_in_models_read_every_kind_of_input(config, schema):
 def test_a_resnet_of_the_paper_has_its_size():
     # He et al. 2016, table 6: ResNet-20 has 0.27M parameters on 3 x 32 x 32 images, 10 classes.
     schema = Schema(
-        inputs={"image": Input(kind="image", shape=(3, 32, 32), columns=("image",))}, target="y",
-        classes=tuple("0123456789"),
-    )  # fmt: skip
+        inputs={"image": Input(kind="image", shape=(3, 32, 32), columns=("image",))},
+        targets={"y": Target(kind="classes", names=tuple("0123456789"))},
+    )
     network = models.build(Resnet(name="resnet", depth=20, width=16), schema, seed=0)
     assert 265_000 < network.parameter_count < 275_000
 

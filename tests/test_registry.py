@@ -24,7 +24,7 @@ from distillery.config import Mlp
 from distillery.errors import UserError
 from distillery.onnx_export import export
 from distillery.saved import save_model
-from distillery.schema import Input, Schema
+from distillery.schema import Input, Schema, Target
 from flows.registry import ALIAS, register
 from tasks.results import (
     Deployed,
@@ -46,8 +46,7 @@ SCHEMA = Schema(
         "image": Input(kind="image", shape=(1, 4, 4), columns=("image",)),
         "numeric": Input(kind="numeric", shape=(2,), columns=("a", "b")),
     },
-    target="label",
-    classes=("no", "yes", "perhaps"),
+    targets={"label": Target(kind="classes", names=("no", "yes", "perhaps"))},
 )
 HARMLESS = {"", ".onnx", ".safetensors", ".json", ".md", ".yaml", ".txt"}
 
@@ -62,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Columns(
         SCHEMA,
         np.arange(5, dtype=np.uint64),
-        np.array([0, 1, 2, 0, 1], dtype=np.int64),
+        {"label": np.array([0, 1, 2, 0, 1], dtype=np.int64)},
         {
             "image": random.integers(0, 256, (5, 1, 4, 4), dtype=np.uint8),
             "numeric": random.normal(size=(5, 2)).astype(np.float32),

@@ -37,7 +37,7 @@ def test_the_store_says_what_the_teacher_says(tmp_path: Path, network):
         np.testing.assert_allclose(store.part(name), exact, rtol=2**-10, atol=1e-6)
         # Stored without a temperature and in the order of the rows, so a batch is a gather.
     rows = torch.tensor([3, 998, 0])
-    said = StoredTeacher(store.part("train")).signals(Batch(rows, {}, torch.zeros(3)))
+    said = StoredTeacher(store.part("train")).signals(Batch(rows, {}, SCHEMA, torch.device("cpu")))
     torch.testing.assert_close(said.logits, torch.from_numpy(store.part("train")[rows.numpy()].astype(np.float32)))
     everything = np.concatenate([predict(network, columns) for columns in PARTS.values()])
     assert manifest.fidelity.largest_difference == np.abs(everything.astype(np.float16) - everything).max()
@@ -119,7 +119,7 @@ def test_kill_9_during_writing_loses_nothing(tmp_path: Path, network):
 
 def reordered(columns: Columns, order: np.ndarray) -> Columns:
     return Columns(
-        columns.schema, columns.keys[order], columns.target[order], {"image": columns.inputs["image"][order]}
+        columns.schema, columns.keys[order], {"label": columns.target[order]}, {"image": columns.inputs["image"][order]}
     )
 
 

@@ -25,7 +25,7 @@ def build(config: ModelConfig, schema: Schema, seed: int, root: Path = Path()) -
 
     Args:
         config: which model.
-        schema: its inputs, in order, and its classes.
+        schema: its inputs, in order, and its targets.
         seed: of the random starting weights; sets torch's global random state.
         root: the folder that a checkpoint's path is relative to.
 
@@ -35,13 +35,13 @@ def build(config: ModelConfig, schema: Schema, seed: int, root: Path = Path()) -
     torch.manual_seed(seed)
     normalise = True
     if isinstance(config, CustomModel):
-        body = _custom(config, schema.inputs, len(schema.classes))
+        body = _custom(config, schema.inputs, schema.outputs)
         normalise = config.normalise
         if config.weights is not None:
             _load_checkpoint(body, root / config.weights)
     else:
         module = importlib.import_module(f"distillery.models.{config.name}")
-        body = module.build(config, schema.inputs, len(schema.classes))
+        body = module.build(config, schema.inputs, schema.outputs)
     network = Network(body, schema, config, normalise=normalise)
     _try_out(network)
     return network
@@ -93,8 +93,8 @@ def _try_out(network: Network) -> None:
     except Exception as error:
         shapes = {name: spec.shape for name, spec in schema.inputs.items()}
         raise UserError(f"model {network.config.name} does not take the inputs {shapes}: {error}") from error
-    expected = (2, len(schema.classes))
+    expected = (2, schema.outputs)
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
         given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UserError(f"model {network.config.name} must return logits of shape {expected} for 2 rows, not {given}")
+        raise UserError(f"model {network.config.name} must return outputs of shape {expected} for 2 rows, not {given}")
     network.train()

@@ -1,4 +1,4 @@
-"""A model that reads raw rows: normalisation is inside it, so it travels with the weights and into ONNX."""
+"""A model that reads raw rows and says numbers in their own unit: both travel with the weights and into ONNX."""
 
 from collections.abc import Iterator
 
@@ -51,10 +51,15 @@ class Network(nn.Module):
     """A body that reads normalised inputs, and the normalisation in front of it.
 
     Attributes:
-        body: takes one float32 tensor (B, *shape) for each input of the schema, in its order; returns logits (B, C).
-        schema: the inputs and classes.
+        body: takes one float32 tensor (B, *shape) for each input of the schema, in its order; returns outputs (B, O),
+            numbers among them in units of their deviation from the mean.
+        schema: the inputs and targets.
         config: what the body was built from.
+        exits: paths of modules in the body that put out what the network would say if it ended there, shallow to deep.
     """
+
+    output_mean: Tensor
+    output_deviation: Tensor
 
     def __init__(self, body: nn.Module, schema: Schema, config: ModelConfig, *, normalise: bool = True) -> None:
         super().__init__()
@@ -64,19 +69,32 @@ class Network(nn.Module):
         self.normalised = normalise
         # A list and not a dictionary: a user's column may be called `items`, or hold a dot.
         self.inputs = nn.ModuleList(Normalise(spec) for spec in schema.inputs.values())
+        self.exits: tuple[str, ...] = ()
+        self.scaled = normalise and any(target.kind == "number" for target in schema.targets.values())
+        if self.scaled:
+            # Known from the schema, so they are no part of the weights.
+            self.register_buffer("output_mean", self._spread("mean"), persistent=False)
+            self.register_buffer("output_deviation", self._spread("deviation"), persistent=False)
 
     def forward(self, *rows: Tensor) -> Tensor:
-        """Raw inputs in the schema's order, each (B, *shape), to logits (B, C)."""
+        """Raw inputs in the schema's order, each (B, *shape), to outputs (B, O): logits, numbers in their own unit."""
         values = (normalise(tensor) for normalise, tensor in zip(self.inputs, rows, strict=True))
-        logits: Tensor = self.body(*values)
-        return logits
+        outputs: Tensor = self.body(*values)
+        return outputs * self.output_deviation + self.output_mean if self.scaled else outputs
+
+    def _spread(self, name: str) -> Tensor:
+        """(O,) mean or deviation of each output; 0 and 1 where it is a logit."""
+        return torch.tensor(
+            [getattr(target, name) for target in self.schema.targets.values() for _ in range(target.width)]
+        )
 
     def fit_normalisation(self, columns: Columns) -> None:
         """Takes the statistics of every row, labelled or not, block by block."""
         if not self.normalised:
             return
+        read = columns.select(self.schema)
         for name, module in zip(self.schema.inputs, self.inputs, strict=True):
-            blocks = (columns.gather(slice(at, at + BLOCK), [name])[0] for at in range(0, len(columns), BLOCK))
+            blocks = (read.gather(slice(at, at + BLOCK), [name])[0] for at in range(0, len(read), BLOCK))
             if isinstance(module, Normalise):
                 module.fit(blocks)
 

@@ -48,10 +48,6 @@ class MseTeacherObjective(Objective):
     def __init__(self, config: MseTeacher, setting: Setting) -> None:
         super().__init__()
 
-    def applies(self, target: Tensor) -> Tensor:
-        """Every row, whatever the shape of the target."""
-        return torch.ones(len(target), dtype=torch.bool, device=target.device)
-
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor) -> Tensor:
         """(B,) losses."""
         assert teacher is not None

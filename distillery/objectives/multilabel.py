@@ -73,10 +73,6 @@ class MultilabelKdObjective(Objective):
         super().__init__()
         self.temperature = at(config.temperature)
 
-    def applies(self, target: Tensor) -> Tensor:
-        """Every row: the target has a column for each label."""
-        return torch.ones(len(target), dtype=torch.bool, device=target.device)
-
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor) -> Tensor:
         """(B,) losses."""
         assert teacher is not None

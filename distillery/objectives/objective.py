@@ -52,7 +52,9 @@ class Objective(nn.Module, ABC):
 
     def applies(self, target: Tensor) -> Tensor:
         """(B,) class numbers to (B,) bool: the rows that this term is about."""
-        return target != UNLABELLED if self.needs_label else target.new_ones(len(target), dtype=torch.bool)
+        if not self.needs_label:
+            return torch.ones(len(target), dtype=torch.bool, device=target.device)
+        return target != UNLABELLED
 
     @abstractmethod
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor) -> Tensor:

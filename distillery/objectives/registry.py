@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from distillery.config import Mixing, Schedule
+from distillery.config import Mixing, Schedule, TaskWeighting
 from distillery.features import default_layers, feature_shapes, pair
 from distillery.models import Network
 from distillery.objectives.adversarial import AdversarialObjective
@@ -19,7 +19,9 @@ from distillery.objectives.fsp import FspObjective
 from distillery.objectives.hints import HintsObjective
 from distillery.objectives.irg import IrgObjective
 from distillery.objectives.kd import KdObjective
-from distillery.objectives.mse import MseTeacherObjective
+from distillery.objectives.loss import Loss
+from distillery.objectives.mse import MseObjective, MseTeacherObjective
+from distillery.objectives.multilabel import MultilabelCrossEntropyObjective, MultilabelKdObjective
 from distillery.objectives.objective import Objective, Setting
 from distillery.objectives.pkt import PktObjective
 from distillery.objectives.reviewkd import ReviewKdObjective
@@ -34,6 +36,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dist": DistObjective,
     "mse_teacher": MseTeacherObjective,
     "cross_entropy": CrossEntropyObjective,
+    "mse": MseObjective,
+    "multilabel_kd": MultilabelKdObjective,
+    "multilabel_cross_entropy": MultilabelCrossEntropyObjective,
     "hints": HintsObjective,
     "attention": AttentionObjective,
     "vid": VidObjective,
@@ -50,26 +55,44 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def build(
-    configs: Sequence[ObjectiveConfig],
+    configs: Sequence[ObjectiveConfig] | Mapping[str, Sequence[ObjectiveConfig]],
     student: Network,
     teachers: Mapping[str, Network | None] | None = None,
     *,
     mixing: Mixing | None = None,
-    class_weights: Tensor | None = None,
-) -> WeightedSum:
-    """Builds the sum that `distill.objectives` describes.
+    weighting: TaskWeighting | None = None,
+    class_weights: Mapping[str, Tensor] | None = None,
+) -> Loss:
+    """Builds the loss that `distill.objectives` describes.
 
     Args:
-        configs: each objective with its parameters.
+        configs: each objective with its parameters; for each target where there are several.
         student: the network that is trained; tells the layers that features are taken from.
         teachers: by name, as networks where an objective compares layers.
         mixing: how much each teacher counts; by default equally.
-        class_weights: (C,) factors on the loss of labelled rows.
+        weighting: how much each target counts; by default equally.
+        class_weights: target -> (C,) factors on the loss of labelled rows.
 
     Raises:
         UserError: for a layer that does not exist, or where a model has no stages and no layers are named.
     """
-    teachers = teachers or {}
+    by_target = configs if isinstance(configs, Mapping) else dict.fromkeys(student.schema.targets, configs)
+    heads = {
+        name: _weighted_sum(each, name, student, teachers or {}, mixing, (class_weights or {}).get(name))
+        for name, each in by_target.items()
+    }
+    return Loss(heads, student.schema, weighting)
+
+
+def _weighted_sum(
+    configs: Sequence[ObjectiveConfig],
+    target: str,
+    student: Network,
+    teachers: Mapping[str, Network | None],
+    mixing: Mixing | None,
+    class_weights: Tensor | None,
+) -> WeightedSum:
+    """The objectives of one target."""
     parts: dict[str, dict[str, Objective]] = {}
     schedules: dict[str, dict[str, Schedule]] = {}
     student_layers: dict[str, None] = {}
@@ -79,7 +102,7 @@ def build(
         schedules[config.name] = moving
         kind = OBJECTIVES[config.name]
         for key in teachers if kind.needs_teacher else (ALONE,):
-            setting = _setting(config, student, teachers.get(key), class_weights)
+            setting = _setting(config, target, student, teachers.get(key), class_weights)
             parts.setdefault(config.name, {})[key] = kind(config, setting)
             student_layers |= dict.fromkeys(setting.student)
             teacher_layers.get(key, {}).update(dict.fromkeys(setting.teacher))
@@ -94,10 +117,10 @@ def build(
 
 
 def _setting(
-    config: ObjectiveConfig, student: Network, teacher: Network | None, class_weights: Tensor | None
+    config: ObjectiveConfig, target: str, student: Network, teacher: Network | None, class_weights: Tensor | None
 ) -> Setting:
     """What an objective may want to know: the shapes of the layers that it compares."""
-    classes = len(student.schema.classes)
+    classes = student.schema.targets[target].width
     if not needs_features(config):
         return Setting(classes, class_weights)
     assert teacher is not None

@@ -1,4 +1,4 @@
-"""The loss that a student minimises: named objectives, their weights, and whom they listen to."""
+"""What is minimised for one target: named objectives, their weights, and whom they listen to."""
 
 from collections.abc import Callable, Mapping
 
@@ -57,24 +57,6 @@ class WeightedSum(nn.Module):
                 found[name, key] = part
         return found
 
-    @property
-    def over_batch(self) -> bool:
-        """Whether a term compares rows of a batch with each other."""
-        return any(part.over_batch for part in self.objectives.values())
-
-    @property
-    def critic_learning_rate(self) -> float:
-        """Of the adversaries' optimiser."""
-        return max(part.critic_learning_rate for part in self.objectives.values())
-
-    def collapses(self) -> list[str]:
-        """What adversaries tell of games that teach nothing."""
-        return [told for part in self.objectives.values() if (told := part.collapse()) is not None]
-
-    def critic_parameters(self) -> list[nn.Parameter]:
-        """What adversaries train."""
-        return [parameter for part in self.objectives.values() for parameter in part.critic_parameters()]
-
     def forward(
         self,
         student: Signals,
@@ -95,8 +77,8 @@ class WeightedSum(nn.Module):
         Args:
             student: signals of this micro-batch.
             teachers: each teacher's.
-            target: (B,) class numbers of this micro-batch, -1 where unlabelled.
-            whole: (W,) class numbers of the whole step, of which this micro-batch is a part; on any device.
+            target: (B,) or (B, L), of this micro-batch; see `distillery.schema.Target`.
+            whole: (W,) or (W, L), of the whole step, of which this micro-batch is a part; on any device.
             position: of this step in the training, from 0 to 1; what schedules go by.
             gather: brings the rows of all processes together, with a gradient to one's own.
             processes: their number.
