@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from distillery.config import (
     Confidence,
@@ -105,6 +105,16 @@ class Expectation(Config):
 
 
 Objectives = Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)]
+
+
+def _objectives_tag(value: Any) -> str:
+    return "by_target" if isinstance(value, dict) else "list"
+
+
+ObjectivesOfTargets = Annotated[
+    Annotated[Objectives, Tag("list")] | Annotated[dict[str, Objectives], Tag("by_target")],
+    Discriminator(_objectives_tag),
+]
 LABELS_ALONE = {"cross_entropy", "mse", "multilabel_cross_entropy"}
 
 
@@ -159,7 +169,7 @@ class Distill(Config):
     scheme: Literal["offline"] = "offline"
     teachers: tuple[str, ...] = Field(min_length=1)
     mixing: Mixing = Mean()
-    objectives: Objectives | dict[str, Objectives] = Field(description="with several targets a list for each")
+    objectives: ObjectivesOfTargets = Field(description="with several targets a list for each")
     weighting: TaskWeighting = Field(
         Equal(), description="of several targets: equal, fixed (with weights), uncertainty"
     )
@@ -315,7 +325,7 @@ class Params(Config):
 
 def _path(location: tuple[int | str, ...]) -> list[str]:
     """The path as the user wrote it: without the tags that unions add behind what they decide about."""
-    decided = ("model", "mixing", "weight", "temperature")
+    decided = ("model", "mixing", "weighting", "weight", "temperature", "objectives")
     kept = [
         part
         for last, part in zip((None, *location), location, strict=False)

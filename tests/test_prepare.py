@@ -150,7 +150,7 @@ def test_soft_targets_within_the_gate_pass(tmp_path: Path) -> None:
 
 def test_a_teacher_that_cannot_tell_the_classes_apart_is_stopped(tmp_path: Path) -> None:
     with_soft_targets(tmp_path, min_agreement=1.0, max_entropy=0.1)
-    with pytest.raises(UserError, match=r"validate_soft_targets@small: 2 of 9 expectations failed"):
+    with pytest.raises(UserError, match=r"validate_soft_targets@small: 2 of 8 expectations failed"):
         stage(tmp_path, "validate_soft_targets@small")
     assert not (tmp_path / "reports/soft_targets").exists()
     report = json.loads((tmp_path / "reports/failed/soft_targets/small.json").read_text())

@@ -326,7 +326,9 @@ def test_a_schedule_moves_weight_and_temperature():
     ours, theirs = (torch.randn(8, 10, generator=generator) for _ in range(2))
     target = torch.full((8,), -1)
     for position, weight, temperature in ((0.0, 0.0, 4.0), (0.25, 1.0, 3.25), (1.0, 2.0, 1.0)):
-        total, _ = loss(Signals(ours), {"teacher": Signals(theirs)}, target, target, position=position)
+        total, _ = loss(
+            Signals(ours), {"teacher": Signals(theirs)}, {"label": target}, {"label": target}, position=position
+        )
         assert total.item() == pytest.approx(weight * kd(ours, theirs, temperature).mean().item(), rel=1e-5)
 
 
