@@ -127,9 +127,15 @@ class Walk:
 
     def _compute(self, name: str) -> Summary:
         inputs = self._graph.inputs(name)
-        summary = tracked.run(name, self.root, inputs, self._tracker, parent=self._run.id, progress=self._progress)
-        self._graph.record(name, inputs)
-        return summary
+        return tracked.run(
+            name,
+            self.root,
+            inputs,
+            self._tracker,
+            parent=self._run.id,
+            progress=self._progress,
+            record=lambda: self._graph.record(name, inputs),
+        )
 
     def _prune(self, name: str) -> None:
         if name == "distill":

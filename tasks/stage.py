@@ -103,6 +103,7 @@ def execute(
     run: "Run",
     key: str,
     progress: Progress | None = None,
+    record: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Runs one stage: reads its inputs, writes its outputs, and returns a few figures about it.
 
@@ -112,6 +113,7 @@ def execute(
         run: where parameters and metrics go; finished here, as failed where the stage raises.
         key: names the stage's inputs and parameters; checkpoints of another key are never resumed.
         progress: shared bars of a flow; else the stage draws its own.
+        record: notes what was made, once the outputs stand; where it refuses, the run has failed.
 
     Raises:
         UserError: for a mistake of the user, a full disk or a folder that cannot be written.
@@ -127,6 +129,7 @@ def execute(
             run.log_params(_flat(params.model_dump(mode="json")))
             summary = function(stage)
             stage.publish()
+            record()
     except BaseException as error:
         run.finish("FAILED" if isinstance(error, Exception) else "KILLED")
         raise

@@ -1,5 +1,6 @@
 """A stage with its run in MLflow: what both doors do once they know that a stage has to be computed."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ def run(
     *,
     parent: str | None = None,
     progress: Progress | None = None,
+    record: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Computes a stage under a run that carries its key, revision and input hashes.
 
@@ -30,6 +32,7 @@ def run(
         tracker: where the run goes.
         parent: the run of the flow.
         progress: the flow's bars.
+        record: notes what was made.
 
     Raises:
         UserError: see `tasks.stage.execute`.
@@ -37,4 +40,4 @@ def run(
     run = tracker.start_run(name, lineage.tags(root, name, inputs), parent)
     for path, digest in lineage.datasets(inputs).items():
         run.log_dataset(path, digest, path)
-    return execute(name, root, run=run, key=inputs.key, progress=progress)
+    return execute(name, root, run=run, key=inputs.key, progress=progress, record=record)

@@ -8,6 +8,7 @@ import sys
 import psutil
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from tests.projects import Gate, Project, ended, states, until
 
@@ -129,6 +130,10 @@ def test_an_input_that_changes_while_a_stage_runs_is_refused(finished: Project, 
     assert f"custom changed while {TEACHER} ran" in output
     assert finished.lock == before
     assert not (finished.root / "models" / "teachers" / "wide").exists()
+    client = MlflowClient(f"sqlite:///{finished.root / 'mlflow.db'}")
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    (run, *_) = client.search_runs(experiments, f"tags.stage = '{TEACHER}'", order_by=["attributes.start_time DESC"])
+    assert run.info.status == "FAILED"
 
 
 def test_two_runs_at_once(finished: Project, gate: Gate) -> None:
