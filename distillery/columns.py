@@ -75,6 +75,11 @@ class Columns:
         view.picks = picks
         return view
 
+    def only(self, target: str) -> "Columns":
+        """The same rows for a model of one target."""
+        schema = self.schema.model_copy(update={"targets": {target: self.schema.targets[target]}})
+        return Columns(schema, self.keys, {target: self.targets[target]}, self.inputs)
+
     def write(self, folder: Path) -> None:
         """Writes the folder that `open` maps."""
         folder.mkdir(parents=True, exist_ok=True)

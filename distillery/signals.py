@@ -78,3 +78,18 @@ class LiveTeacher:
         with torch.no_grad():
             logits = self.network(*batch.read(self.network.schema))
         return Signals(logits, self._capture.features)
+
+
+class OneTarget:
+    """A teacher of several targets, heard about one of them."""
+
+    def __init__(self, teacher: Teacher, schema: Schema, target: str) -> None:
+        """Takes the teacher, what it predicts, and the target that it is asked about."""
+        self._teacher = teacher
+        self._part = schema.part(target)
+        self.inputs = teacher.inputs
+
+    def signals(self, batch: Batch) -> Signals:
+        """What it says of that target, and its features."""
+        said = self._teacher.signals(batch)
+        return Signals(said.logits[:, self._part], said.features)

@@ -11,16 +11,19 @@ FOLDER = "scenarios"
 
 
 def init(root: Path, name: str | None, *, force: bool) -> int:
-    """Puts a scenario in the place of `params.yaml`; returns the exit code.
+    """Puts a scenario in the place of `params.yaml`, or lists what there is; returns the exit code.
 
     Raises:
         UserError: for an unknown name (with the list), or where `params.yaml` holds changes that are saved nowhere.
     """
     known = {file.stem: file for file in sorted((root / FOLDER).glob("*.yaml"))}
-    listed = ", ".join(known) or f"none in {root / FOLDER}"
-    if name is None or name not in known:
-        problem = "name a scenario" if name is None else f"no scenario is called {name!r}"
-        raise UserError(f"{problem}; there are: {listed}")
+    if name is None:
+        for each, file in known.items():
+            print(f"{each:<12} {_about(file)}")
+        return 0
+    if name not in known:
+        listed = ", ".join(known) or f"none in {root / FOLDER}"
+        raise UserError(f"no scenario is called {name!r}; there are: {listed}")
     target = root / FILE
     text = known[name].read_bytes()
     if target.exists() and not force and not _is_saved(root, target.read_bytes(), list(known.values())):
@@ -28,6 +31,12 @@ def init(root: Path, name: str | None, *, force: bool) -> int:
     target.write_bytes(text)
     print(f"{FILE} is now {name}; `python -m flows run --dry-run` tells what that makes stale", file=sys.stderr)
     return 0
+
+
+def _about(file: Path) -> str:
+    """What the first line of a scenario says of it."""
+    first = file.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").partition("`")[0].strip()
 
 
 def _is_saved(root: Path, text: bytes, scenarios: list[Path]) -> bool:

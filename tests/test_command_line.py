@@ -112,7 +112,7 @@ def test_servers_answer_are_found_and_leave_nothing_behind(project: Project) -> 
 def test_a_scenario_replaces_params_but_no_unsaved_change(project: Project) -> None:
     file = project.root / "params.yaml"
     name = sorted((project.root / "scenarios").glob("*.yaml"))[0].stem
-    for output in (project.flows("init", code=1), project.flows("init", "nothing", code=1)):
+    for output in (project.flows("init"), project.flows("init", "nothing", code=1)):
         assert name in output
     project.flows("init", name)
     assert file.read_bytes() == (project.root / "scenarios" / f"{name}.yaml").read_bytes()
