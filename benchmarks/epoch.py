@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.digits28 import KD, PLAIN, SCHEMA, columns, main_job
+from benchmarks.digits28 import KD, PLAIN, SCHEMA, columns, main_job, teacher_model
 from benchmarks.interleaved import Result, Work, ratio, seconds
 from distillery import models
 from distillery.columns import Columns
@@ -23,7 +23,7 @@ def measure(folder: Path) -> list[Result]:
     params = main_job()
     rows = columns(folder / "rows")
     few = columns(folder / "few", 2)
-    network = models.build(params.teachers["resnet"].model, SCHEMA, seed=0)
+    network = models.build(teacher_model(), SCHEMA, seed=0)
     network.fit_normalisation(rows)
     stored = StoredTeacher(predict(network, rows).astype(np.float16))
     live = LiveTeacher(network)

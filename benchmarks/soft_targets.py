@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.digits28 import SCHEMA, columns, main_job
+from benchmarks.digits28 import SCHEMA, columns, main_job, teacher_model
 from benchmarks.interleaved import Result, ratio, seconds
 from distillery import models
 from distillery.sampling import batches, epoch_order
@@ -24,9 +24,8 @@ def measure(folder: Path) -> list[Result]:
 
 def writing(folder: Path) -> list[Result]:
     """The whole writing, checks and flushes included, against `model(batch)` in a loop."""
-    params = main_job()
     rows = columns(folder / "rows")
-    ours, bare = (models.build(params.teachers["resnet"].model, SCHEMA, seed=0).eval() for _ in range(2))
+    ours, bare = (models.build(teacher_model(), SCHEMA, seed=0).eval() for _ in range(2))
     (images,) = rows.gather(slice(None))
 
     def store() -> None:

@@ -5,7 +5,7 @@ Every class is frozen and rejects unknown keys. `tasks.params` assembles them in
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class Config(BaseModel):
@@ -21,6 +21,11 @@ class Mlp(Config):
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = (32,)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
 
+    @property
+    def stages(self) -> int:
+        """After how many stages it could end."""
+        return len(self.hidden)
+
 
 class Cnn(Config):
     """Small convolutional network: one 3x3 convolution and a halving of the image per entry of `channels`."""
@@ -28,6 +33,11 @@ class Cnn(Config):
     name: Literal["cnn"]
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32), min_length=1)
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+    @property
+    def stages(self) -> int:
+        """After how many stages it could end."""
+        return len(self.channels)
 
 
 class Resnet(Config):
@@ -43,20 +53,43 @@ class Resnet(Config):
             raise ValueError(f"depth must be 6n + 2 (8, 14, 20, ...), not {self.depth}")
         return self
 
+    @property
+    def stages(self) -> int:
+        """After how many stages it could end."""
+        return 3
+
+
+def _watched(path: str) -> str:
+    """What a run reads beside the data lies where DVC sees it change."""
+    if not path.startswith("custom/") or ".." in path.split("/"):
+        raise ValueError("must lie under custom/, the folder DVC watches")
+    return path
+
+
+Watched = Annotated[str, AfterValidator(_watched)]
+
 
 class CustomModel(Config):
     """The user's own: a function `package.module:function(inputs, outputs, **arguments)` that returns a module."""
 
     name: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     arguments: dict[str, Any] = Field({}, description="passed on to the function")
-    weights: str | None = Field(None, description="a safetensors file under custom/, loaded before training")
+    weights: Watched | None = Field(None, description="a safetensors file under custom/, loaded before training")
     normalise: bool = Field(True, description="false: images arrive in 0..1, numbers as they are")
 
-    @model_validator(mode="after")
-    def _weights_are_watched(self) -> Self:
-        if self.weights is not None and not self.weights.startswith("custom/"):
-            raise ValueError(f"weights must lie under custom/, the folder DVC watches, not {self.weights!r}")
-        return self
+
+class SavedModel(Config):
+    """A model that an earlier run of this program left, with its weights: a student becomes a teacher."""
+
+    name: Literal["saved"]
+    folder: Watched = Field(description="a copy of models/student or models/distilled, under custom/")
+
+
+class Api(Config):
+    """A teacher that is only asked: `package.module:function(inputs)`, see `distillery.api`."""
+
+    name: Literal["api"]
+    function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
 
 def _model_tag(value: Any) -> str:
@@ -72,6 +105,56 @@ ModelConfig = Annotated[
     | Annotated[CustomModel, Tag("custom")],
     Discriminator(_model_tag),
 ]
+TeacherModel = Annotated[
+    Annotated[Mlp, Tag("mlp")]
+    | Annotated[Cnn, Tag("cnn")]
+    | Annotated[Resnet, Tag("resnet")]
+    | Annotated[CustomModel, Tag("custom")]
+    | Annotated[SavedModel, Tag("saved")]
+    | Annotated[Api, Tag("api")],
+    Discriminator(_model_tag),
+]
+
+
+class Random(Config):
+    """Random weights, drawn by the seed."""
+
+    name: Literal["random"] = "random"
+
+
+class FromCheckpoint(Config):
+    """Weights of a file."""
+
+    name: Literal["checkpoint"]
+    file: Watched = Field(description="a safetensors file under custom/")
+
+
+class FromTeacher(Config):
+    """Some layers of a teacher, the others at random."""
+
+    name: Literal["teacher"]
+    teacher: str
+    layers: dict[str, str] = Field(min_length=1, description="the student's module path: the teacher's")
+
+
+Start = Annotated[Random | FromCheckpoint | FromTeacher, Field(discriminator="name")]
+
+
+class Exits(Config):
+    """The deepest exit of the student teaches shallower ones (Be your own teacher, Zhang et al. 2019)."""
+
+    name: Literal["exits"]
+    keep: bool = Field(False, description="exits stay in the saved model, each with an ONNX file of its own")
+
+
+class BornAgain(Config):
+    """Each generation of the student learns from the one before (Furlanello et al. 2018)."""
+
+    name: Literal["born_again"]
+    generations: int = Field(1, ge=1, description="behind the first, which learns from the labels alone")
+
+
+SelfTaught = Annotated[Exits | BornAgain, Field(discriminator="name")]
 
 
 class Augmentation(Config):

@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distillery import models
+from distillery.api import ApiNetwork
 from distillery.columns import Columns
-from distillery.config import Config, CustomModel, ModelConfig
+from distillery.config import Api, Config, CustomModel, SavedModel, TeacherModel
 from distillery.errors import UserError
+from distillery.exits import add_exits
 from distillery.models import Network
 from distillery.schema import Schema
 
@@ -29,12 +31,23 @@ FORMAT = 1
 
 
 class Description(Config):
-    """The content of `model.json`."""
+    """The content of `model.json`.
+
+    Attributes:
+        format: of this file.
+        model: what the body is built from; an api has none.
+        normalised: whether inputs are standardised in front of it.
+        schema_: of inputs and targets.
+        exits: whether its stages have exits.
+        code: of an api, SHA-256 of the file with its function: another one may say something else.
+    """
 
     format: int = FORMAT
-    model: ModelConfig
+    model: TeacherModel
     normalised: bool
     schema_: Schema
+    exits: bool = False
+    code: str | None = None
 
 
 def save_model(
@@ -51,7 +64,13 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / "weights.safetensors")
-    description = Description(model=network.config, normalised=network.normalised, schema_=network.schema)
+    description = Description(
+        model=network.config,
+        normalised=network.normalised,
+        schema_=network.schema,
+        exits=bool(network.exits),
+        code=network.code() if isinstance(network, ApiNetwork) else None,
+    )
     (folder / "model.json").write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (folder / "training.json").write_text(json.dumps(dict(facts), indent=2) + "\n", encoding="utf-8")
     with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
@@ -72,10 +91,15 @@ def load_model(folder: Path) -> Network:
     try:
         description = Description.model_validate_json((folder / "model.json").read_bytes())
         config = description.model
+        assert not isinstance(config, SavedModel), "what was saved is described by what it was built from"
+        if isinstance(config, Api):
+            return ApiNetwork(config, description.schema_).eval()
         if isinstance(config, CustomModel):
             # The trained weights are beside the description; where the training once began does not matter.
             config = config.model_copy(update={"weights": None})
         network = models.build(config, description.schema_, seed=0)
+        if description.exits:
+            add_exits(network, seed=0)
         network.load_state_dict(load_file(folder / "weights.safetensors"))
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or folder} is missing; run the pipeline first") from None

@@ -139,10 +139,9 @@ class Step:
                 accelerator.backward(loss * accelerator.num_processes)
             for name, value in named.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
-        trained = [parameter for lesson in self._lessons.values() for parameter in lesson.parameters()]
-        self._average_gradients(trained)
+        self._average_gradients(parameter for lesson in self._lessons.values() for parameter in lesson.parameters())
         if self._config.clip_gradient is not None:
-            self._clip(trained, self._config.clip_gradient)
+            self._clip(self._config.clip_gradient)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return sums
@@ -169,7 +168,7 @@ class Step:
             features = self._captures[name].features
             voices[name] = Signals(outputs, features)
             for number, path in enumerate(self._networks[name].exits, 1):
-                voices[f"exit_{number}"] = Signals(features[path], features)
+                voices[f"exit_{number}"] = Signals(self._networks[name].in_own_unit(features[path]), features)
         return voices
 
     def _train_critics(
@@ -200,11 +199,12 @@ class Step:
             if parameter.grad is not None:
                 parameter.grad = self._accelerator.reduce(parameter.grad, reduction="mean")
 
-    def _clip(self, trained: list[nn.Parameter], largest: float) -> None:
-        """Bounds the gradient of each network, the student's together with what its objectives train."""
+    def _clip(self, largest: float) -> None:
+        """Bounds the gradient of each network, together with what its own objectives train."""
         for name, network in self._networks.items():
-            own = [*network.parameters(), *trained] if name == STUDENT else list(network.parameters())
-            self._accelerator.clip_grad_norm_(own, largest)
+            lessons = [self._lessons[voice] for voice in _voices_of(name, network) if voice in self._lessons]
+            trained = [parameter for lesson in lessons for parameter in lesson.parameters()]
+            self._accelerator.clip_grad_norm_([*network.parameters(), *trained], largest)
 
     def _gather(self, tensor: Tensor, rows: int) -> Tensor:
         """All processes' rows of a micro-batch."""
@@ -217,12 +217,17 @@ class Step:
 
 def _asked(name: str, network: Network, lessons: Mapping[str, Loss]) -> tuple[str, ...]:
     """The layers of a network that lessons read, be it as the one who learns or as the one who is heard."""
-    voices = {name, *(f"exit_{number}" for number, _ in enumerate(network.exits, 1))}
-    layers = [layer for voice in voices & lessons.keys() for layer in lessons[voice].student_layers]
+    voices = _voices_of(name, network)
+    layers = [layer for voice in voices if voice in lessons for layer in lessons[voice].student_layers]
     layers += [
         layer for lesson in lessons.values() for voice in voices for layer in lesson.teacher_layers.get(voice, ())
     ]
     return tuple(dict.fromkeys([*layers, *network.exits]))
+
+
+def _voices_of(name: str, network: Network) -> tuple[str, ...]:
+    """What a network says: at its end, and at its exits, shallow to deep."""
+    return (name, *(f"exit_{number}" for number, _ in enumerate(network.exits, 1)))
 
 
 def _detached(signals: Signals) -> Signals:

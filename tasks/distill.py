@@ -1,43 +1,107 @@
-"""Trains the student on what its teachers said about every row, labelled or not."""
+"""Trains the student on what others say about every row, labelled or not: teachers, peers, or itself."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
+from distillery.config import BornAgain, Exits, FromTeacher
+from distillery.models import Network
 from distillery.objectives.configs import needs_features
+from distillery.objectives.loss import Loss
 from distillery.objectives.registry import build
 from distillery.saved import digest, load_model
 from distillery.signals import LiveTeacher, Teacher
 from distillery.soft_targets import SoftTargets, StoredTeacher
-from tasks.fitting import Splits, balance, fit, start
+from distillery.starts import from_teacher
+from distillery.step import STUDENT
+from tasks.fitting import Splits, balance, save, start, teach
+from tasks.self_taught import born_again, teach_exits
 from tasks.stage import Stage, Summary
 
 
 def run(stage: Stage) -> Summary:
     """Writes `models/distilled`."""
     splits = Splits.open(stage)
+    own = stage.params.distill.self
+    if isinstance(own, BornAgain):
+        return born_again(stage, splits, own.generations, lambda seed: _student(stage, splits, seed))
+    student = _student(stage, splits, stage.params.seed)
+    if isinstance(own, Exits):
+        return teach_exits(stage, splits, student, keep=own.keep)
+    return _listen(stage, splits, student)
+
+
+def _student(stage: Stage, splits: Splits, seed: int) -> Network:
+    """The student before its training."""
+    config = stage.params.student
+    student = start(stage, config, splits, seed)
+    if isinstance(config.start, FromTeacher):
+        teacher = load_model(stage.path(f"models/teachers/{config.start.teacher}"))
+        from_teacher(student, teacher, config.start.layers)
+    return student
+
+
+def _listen(stage: Stage, splits: Splits, student: Network) -> Summary:
+    """Frozen teachers are heard by the student and by all peers, and these hear each other.
+
+    Deep mutual learning (Zhang et al. 2018): every peer has a loss and an optimiser state of its own. In the paper
+    (Algorithm 1) they take turns, and the second hears what the first says after its update; here all move at once, on
+    what the others said in the same step, so that no forward pass is made twice. A teacher that is trained together
+    with the student is a peer with a large model.
+    """
     config = stage.params.distill
-    student = start(stage, stage.params.student, splits)
     live = [objective.name for objective in config.all_objectives if needs_features(objective)]
-    networks = {key: load_model(stage.path(f"models/teachers/{key}")) if live else None for key in config.teachers}
-    weights = balance(splits, config.training)
-    loss = build(
-        config.objectives, student, networks, mixing=config.mixing, weighting=config.weighting, class_weights=weights
-    )
-    if live:
+    frozen = {key: load_model(stage.path(f"models/teachers/{key}")) if live else None for key in config.teachers}
+    if live and frozen:
         stage.progress.say(f"distill: {', '.join(live)} compare layers, so the teacher is run in every step")
-    teachers: dict[str, Teacher] = {
-        key: _stored(stage, key, splits) if network is None else LiveTeacher(network, loss.teacher_layers[key])
-        for key, network in networks.items()
+    peers = {
+        # Two of the same architecture must not begin with the same weights: they would have nothing to say.
+        name: start(stage, peer, splits, stage.params.seed + number)
+        for number, (name, peer) in enumerate(config.peers.items(), 1)
     }
-    return fit(
+    trained = {STUDENT: student, **peers}
+    weights = balance(splits, config.training)
+    lessons = {
+        name: build(
+            config.objectives,
+            network,
+            {**frozen, **{other: each for other, each in trained.items() if other != name}},
+            mixing=config.mixing,
+            weighting=config.weighting,
+            class_weights=weights,
+        )
+        for name, network in trained.items()
+    }
+    rows = np.arange(len(splits.train))
+    outcome = teach(
         stage,
         student,
         splits,
-        loss,
+        lessons[STUDENT],
         config.training,
-        "models/distilled",
-        rows=np.arange(len(splits.train)),
-        teachers=teachers,
+        rows=rows,
+        teachers=_teachers(stage, splits, frozen, lessons),
+        peers=peers,
+        lessons={name: lessons[name] for name in peers},
     )
+    folder = stage.output("models/distilled")
+    reached = {f"score_{name}": outcome.history[-1][f"score_{name}"] for name in peers}
+    for name, peer in peers.items():
+        # As the last epoch left it: the student's validation score picks the student's epoch.
+        save(folder / "peers" / name, peer, outcome, config.training, {"score": reached[f"score_{name}"]})
+    return save(folder, student, outcome, config.training, {"rows": len(rows), **reached})
+
+
+def _teachers(
+    stage: Stage, splits: Splits, frozen: Mapping[str, Network | None], lessons: Mapping[str, Loss]
+) -> dict[str, Teacher]:
+    """Those who are not trained: as they were stored, or run in every step where their layers are compared."""
+    return {
+        key: _stored(stage, key, splits)
+        if network is None
+        else LiveTeacher(network, [layer for lesson in lessons.values() for layer in lesson.teacher_layers[key]])
+        for key, network in frozen.items()
+    }
 
 
 def _stored(stage: Stage, key: str, splits: Splits) -> StoredTeacher:

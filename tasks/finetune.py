@@ -11,4 +11,6 @@ def run(stage: Stage) -> Summary:
     config = stage.params.finetune.training
     network = load_model(stage.path("models/distilled"))
     loss = labels_alone(network, splits, config)
-    return fit(stage, network, splits, loss, config, "models/finetuned", rows=splits.train.labelled)
+    # Exits that were kept stand on layers that move now, so they go on learning too.
+    lessons = {f"exit_{number}": labels_alone(network, splits, config) for number, _ in enumerate(network.exits, 1)}
+    return fit(stage, network, splits, loss, config, "models/finetuned", rows=splits.train.labelled, lessons=lessons)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from distillery import models
 from distillery.columns import Columns
-from distillery.config import TrainingConfig
+from distillery.config import Api, FromCheckpoint, SavedModel, TaskWeighting, TrainingConfig
 from distillery.models import Network
 from distillery.objectives.configs import label_loss
 from distillery.objectives.loss import Loss
@@ -16,8 +17,9 @@ from distillery.sampling import Rows, batches
 from distillery.saved import save_model
 from distillery.scores import MAIN
 from distillery.signals import Teacher
-from distillery.training import class_weights, train
-from tasks.params import StudentConfig, TeacherConfig
+from distillery.starts import from_checkpoint, from_run
+from distillery.training import Outcome, class_weights, train
+from tasks.params import PeerConfig, StudentConfig, TeacherConfig
 from tasks.progress import Bar
 from tasks.stage import Stage, Summary
 
@@ -37,13 +39,27 @@ class Splits:
         )
 
 
-def start(stage: Stage, config: TeacherConfig | StudentConfig, splits: Splits) -> Network:
-    """A model with starting weights and the normalisation of the training rows, on the inputs that it reads."""
+def start(
+    stage: Stage, config: TeacherConfig | StudentConfig | PeerConfig, splits: Splits, seed: int | None = None
+) -> Network:
+    """A model with starting weights and the normalisation of the training rows, on the inputs that it reads.
+
+    Args:
+        stage: tells the project's folder.
+        config: which model, and where its weights begin; a teacher's layers are not copied here.
+        splits: training rows.
+        seed: of random weights; by default that of the parameters.
+    """
     schema = splits.train.schema
     if config.inputs is not None:
         schema = schema.select(config.inputs, "inputs")
-    network = models.build(config.model, schema, stage.params.seed, stage.root)
+    assert not isinstance(config.model, Api), "an api is asked, not trained"
+    if isinstance(config.model, SavedModel):
+        return from_run(stage.root / config.model.folder, schema, "model.folder")
+    network = models.build(config.model, schema, stage.params.seed if seed is None else seed, stage.root)
     network.fit_normalisation(splits.train)
+    if isinstance(config, StudentConfig) and isinstance(config.start, FromCheckpoint):
+        from_checkpoint(network, stage.root / config.start.file)
     return network
 
 
@@ -64,10 +80,100 @@ def balance(splits: Splits, config: TrainingConfig) -> dict[str, Tensor]:
     }
 
 
-def labels_alone(network: Network, splits: Splits, config: TrainingConfig) -> Loss:
+def labels_alone(
+    network: Network, splits: Splits, config: TrainingConfig, weighting: TaskWeighting | None = None
+) -> Loss:
     """Plain training: the labels of every target."""
     objectives = {name: [label_loss(target.kind)] for name, target in network.schema.targets.items()}
-    return build(objectives, network, class_weights=balance(splits, config))
+    return build(objectives, network, weighting=weighting, class_weights=balance(splits, config))
+
+
+def teach(
+    stage: Stage,
+    network: Network,
+    splits: Splits,
+    loss: Loss,
+    config: TrainingConfig,
+    *,
+    rows: Rows,
+    teachers: Mapping[str, Teacher] | None = None,
+    peers: Mapping[str, Network] | None = None,
+    lessons: Mapping[str, Loss] | None = None,
+    steps_per_epoch: int | None = None,
+    seed: int | None = None,
+    part: str = "",
+) -> Outcome:
+    """Trains a network in place.
+
+    Args:
+        stage: gets bars, metrics of every epoch, and keeps the checkpoint.
+        network: starting weights.
+        splits: training and validation rows.
+        loss: what is minimised.
+        config: how.
+        rows: which training rows take part.
+        teachers: whom the objectives listen to.
+        peers: networks that are trained beside it.
+        lessons: the loss of each peer, and of each exit.
+        steps_per_epoch: by default one pass over the rows.
+        seed: by default that of the parameters.
+        part: names one of several trainings of a stage.
+    """
+    steps = steps_per_epoch or steps_an_epoch(rows, config)
+    shown: dict[str, str] = {"note": ""}
+    only = next(iter(network.schema.targets.values()))
+    monitored = MAIN[only.kind] if len(network.schema.targets) == 1 else "score"
+    with Bar(stage.progress, f"{stage.name} {part}".strip(), config.epochs * steps) as bar:
+
+        def on_epoch(entry: Mapping[str, float]) -> None:
+            shown["note"] = f"epoch {entry['epoch']:.0f}, validation {monitored} {entry[monitored]:.3f}"
+            named = {f"{part}.{name}" if part else name: value for name, value in entry.items() if name != "epoch"}
+            stage.run.log_metrics(named, step=int(entry["epoch"]))
+
+        outcome = train(
+            network,
+            loss,
+            splits.train,
+            splits.validation,
+            config,
+            seed=stage.params.seed if seed is None else seed,
+            rows=rows,
+            teachers=teachers,
+            peers=peers,
+            lessons=lessons,
+            steps_per_epoch=steps_per_epoch,
+            checkpoint=stage.state / f"{part or 'training'}.pt",
+            on_step=lambda: bar.advance(note=shown["note"]),
+            on_epoch=on_epoch,
+        )
+    for warning in outcome.warnings:
+        stage.progress.say(f"{stage.name}: {warning}")
+    return outcome
+
+
+def save(folder: Path, network: Network, outcome: Outcome, config: TrainingConfig, more: Summary) -> Summary:
+    """Writes a trained network and the facts about its training.
+
+    Args:
+        folder: gets the saved model.
+        network: as the training left it.
+        outcome: of the training.
+        config: of the training.
+        more: facts that only the caller knows.
+
+    Returns:
+        All facts.
+    """
+    facts: Summary = {
+        "best_epoch": outcome.best_epoch,
+        "epochs": len(outcome.history),
+        "steps": outcome.steps,
+        "parameters": network.parameter_count,
+        f"best_{config.monitor}": outcome.score,
+        **more,
+    }
+    save_model(folder, network, outcome.history, facts)
+    return facts
 
 
 def fit(
@@ -79,55 +185,9 @@ def fit(
     output: str,
     *,
     rows: Rows,
-    teachers: Mapping[str, Teacher] | None = None,
+    lessons: Mapping[str, Loss] | None = None,
     steps_per_epoch: int | None = None,
 ) -> Summary:
-    """Trains a network and writes it as an output of the stage.
-
-    Args:
-        stage: gets bars, metrics of every epoch, and keeps the checkpoint.
-        network: starting weights.
-        splits: training and validation rows.
-        loss: what is minimised.
-        config: how.
-        output: the folder of the saved model.
-        rows: which training rows take part.
-        teachers: whom the objectives listen to.
-        steps_per_epoch: by default one pass over the rows.
-    """
-    steps = steps_per_epoch or steps_an_epoch(rows, config)
-    shown: dict[str, str] = {"note": ""}
-    only = next(iter(network.schema.targets.values()))
-    monitored = MAIN[only.kind] if len(network.schema.targets) == 1 else "score"
-    with Bar(stage.progress, stage.name, config.epochs * steps) as bar:
-
-        def on_epoch(entry: Mapping[str, float]) -> None:
-            shown["note"] = f"epoch {entry['epoch']:.0f}, validation {monitored} {entry[monitored]:.3f}"
-            stage.run.log_metrics({k: v for k, v in entry.items() if k != "epoch"}, step=int(entry["epoch"]))
-
-        outcome = train(
-            network,
-            loss,
-            splits.train,
-            splits.validation,
-            config,
-            seed=stage.params.seed,
-            rows=rows,
-            teachers=teachers,
-            steps_per_epoch=steps_per_epoch,
-            checkpoint=stage.state / "training.pt",
-            on_step=lambda: bar.advance(note=shown["note"]),
-            on_epoch=on_epoch,
-        )
-    for warning in outcome.warnings:
-        stage.progress.say(f"{stage.name}: {warning}")
-    facts: Summary = {
-        "best_epoch": outcome.best_epoch,
-        "epochs": len(outcome.history),
-        "steps": outcome.steps,
-        "rows": len(rows),
-        "parameters": network.parameter_count,
-        f"best_{config.monitor}": outcome.score,
-    }
-    save_model(stage.output(output), network, outcome.history, facts)
-    return facts
+    """Trains a network and writes it as an output of the stage; see `teach` and `save`."""
+    outcome = teach(stage, network, splits, loss, config, rows=rows, lessons=lessons, steps_per_epoch=steps_per_epoch)
+    return save(stage.output(output), network, outcome, config, {"rows": len(rows)})

@@ -16,12 +16,17 @@ from distillery.config import (
     Mean,
     Mixing,
     ModelConfig,
+    Random,
+    SelfTaught,
+    Start,
     TaskWeighting,
+    TeacherModel,
     TrainingConfig,
 )
 from distillery.errors import UserError
-from distillery.objectives.configs import FITS, NAMES, OVER_BATCH, ObjectiveConfig
+from distillery.objectives.configs import FITS, OVER_BATCH, ObjectiveConfig
 from distillery.schema import Kind
+from tasks.combinations import check_models, check_scheme
 
 FILE = "params.yaml"
 BUILT_IN_SOURCES = ("mnist5k", "digits")
@@ -145,12 +150,20 @@ class TeacherConfig(Config):
     """One teacher."""
 
     inputs: tuple[str, ...] | None = Field(None, min_length=1, description="the columns it reads; by default all")
-    model: ModelConfig
+    model: TeacherModel
     training: TrainingConfig = TrainingConfig()
 
 
 class StudentConfig(Config):
     """The model that will be deployed."""
+
+    inputs: tuple[str, ...] | None = Field(None, min_length=1, description="the columns it reads; by default all")
+    model: ModelConfig
+    start: Start = Field(Random(), description="random, checkpoint (file) or teacher (teacher, layers)")
+
+
+class PeerConfig(Config):
+    """A model that is trained beside the student."""
 
     inputs: tuple[str, ...] | None = Field(None, min_length=1, description="the columns it reads; by default all")
     model: ModelConfig
@@ -166,8 +179,10 @@ class SoftTargets(Config):
 class Distill(Config):
     """What the student listens to and how it is trained; the baseline shares the training."""
 
-    scheme: Literal["offline"] = "offline"
-    teachers: tuple[str, ...] = Field(min_length=1)
+    scheme: Literal["offline", "online", "self"] = "offline"
+    teachers: tuple[str, ...] = Field(description="keys of `teachers`; none under self, any under online")
+    peers: dict[str, PeerConfig] = Field({}, description="online: trained beside the student, each hears all others")
+    self: SelfTaught | None = Field(None, description="self: exits (keep) or born_again (generations)")
     mixing: Mixing = Mean()
     objectives: ObjectivesOfTargets = Field(description="with several targets a list for each")
     weighting: TaskWeighting = Field(
@@ -193,8 +208,10 @@ class Distill(Config):
             raise ValueError("no objective listens to a teacher: add {name: kd}, or look at the baseline")
         if len(set(self.teachers)) < len(self.teachers):
             raise ValueError(f"a teacher stands once; got {', '.join(self.teachers)}")
-        if isinstance(self.mixing, Fixed) and set(self.mixing.weights) != set(self.teachers):
-            raise ValueError(f"mixing.weights must name just the teachers: {', '.join(self.teachers)}")
+        check_scheme(self)
+        heard = (*self.teachers, *self.peers, *(["student"] if self.peers else []))
+        if isinstance(self.mixing, Fixed) and set(self.mixing.weights) != set(heard):
+            raise ValueError(f"mixing.weights must name just those who are heard: {', '.join(heard)}")
         compared = [name for name in names if name in OVER_BATCH]
         if compared and self.training.accumulate > 1:
             raise ValueError(
@@ -250,7 +267,7 @@ class Params(Config):
     data: Data
     ingest: Ingest
     validation: Validation
-    teachers: dict[str, TeacherConfig] = Field(min_length=1)
+    teachers: dict[str, TeacherConfig]
     soft_targets: SoftTargets
     student: StudentConfig
     distill: Distill
@@ -303,6 +320,7 @@ class Params(Config):
     @model_validator(mode="after")
     def _inputs_exist(self) -> Self:
         readers = {f"teachers.{key}": each.inputs for key, each in self.teachers.items()}
+        readers |= {f"distill.peers.{key}": each.inputs for key, each in self.distill.peers.items()}
         for where, inputs in {**readers, "student": self.student.inputs}.items():
             for name in inputs or ():
                 if name not in self.data.columns.inputs:
@@ -320,12 +338,13 @@ class Params(Config):
         for key in self.distill.teachers:
             if key not in self.teachers:
                 raise ValueError(f"distill.teachers: {key!r} is not among teachers: {', '.join(self.teachers)}")
+        check_models(self)
         return self
 
 
 def _path(location: tuple[int | str, ...]) -> list[str]:
     """The path as the user wrote it: without the tags that unions add behind what they decide about."""
-    decided = ("model", "mixing", "weighting", "weight", "temperature", "objectives")
+    decided = ("model", "start", "self", "mixing", "weighting", "weight", "temperature", "objectives")
     kept = [
         part
         for last, part in zip((None, *location), location, strict=False)
@@ -345,10 +364,9 @@ def _explain(error: ValidationError) -> str:
         elif item["type"] == "missing":
             message = "is missing (a section may be empty, `{}`, but must stand)"
         elif item["type"].startswith("union_tag"):
-            model = where.endswith("model")
-            message = (
-                "must name a built-in or package.module:function" if model else f"must name one of {', '.join(NAMES)}"
-            )
+            names = str(item["ctx"].get("expected_tags", "")).replace("'", "")
+            own = " or package.module:function" if where.endswith("model") else ""
+            message = f"must name one of {names.replace(', custom', '')}{own}"
         given = item.get("input")
         shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
         lines.append(f"  {where}: {message}{shown}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.columns import Columns
-from distillery.config import ModelConfig
+from distillery.config import Api, ModelConfig
 from distillery.schema import Input, Schema
 
 BLOCK = 4096
@@ -61,7 +61,7 @@ class Network(nn.Module):
     output_mean: Tensor
     output_deviation: Tensor
 
-    def __init__(self, body: nn.Module, schema: Schema, config: ModelConfig, *, normalise: bool = True) -> None:
+    def __init__(self, body: nn.Module, schema: Schema, config: ModelConfig | Api, *, normalise: bool = True) -> None:
         super().__init__()
         self.body = body
         self.schema = schema
@@ -80,6 +80,10 @@ class Network(nn.Module):
         """Raw inputs in the schema's order, each (B, *shape), to outputs (B, O): logits, numbers in their own unit."""
         values = (normalise(tensor) for normalise, tensor in zip(self.inputs, rows, strict=True))
         outputs: Tensor = self.body(*values)
+        return self.in_own_unit(outputs)
+
+    def in_own_unit(self, outputs: Tensor) -> Tensor:
+        """What the body, or one of its exits, puts out, (B, O), with numbers no longer in units of their deviation."""
         return outputs * self.output_deviation + self.output_mean if self.scaled else outputs
 
     def _spread(self, name: str) -> Tensor:

@@ -30,6 +30,7 @@ from distillery.objectives.sp import SpObjective
 from distillery.objectives.vid import VidObjective
 from distillery.objectives.weighted_sum import ALONE, WeightedSum
 
+Pair = tuple[tuple[str, ...], tuple[str, ...]]
 OBJECTIVES: dict[str, type[Objective]] = {
     "kd": KdObjective,
     "dkd": DkdObjective,
@@ -62,6 +63,7 @@ def build(
     mixing: Mixing | None = None,
     weighting: TaskWeighting | None = None,
     class_weights: Mapping[str, Tensor] | None = None,
+    layers: Pair | None = None,
 ) -> Loss:
     """Builds the loss that `distill.objectives` describes.
 
@@ -72,13 +74,14 @@ def build(
         mixing: how much each teacher counts; by default equally.
         weighting: how much each target counts; by default equally.
         class_weights: target -> (C,) factors on the loss of labelled rows.
+        layers: of student and teachers, compared where an objective names none; by default the last of each stage.
 
     Raises:
         UserError: for a layer that does not exist, or where a model has no stages and no layers are named.
     """
     by_target = configs if isinstance(configs, Mapping) else dict.fromkeys(student.schema.targets, configs)
     heads = {
-        name: _weighted_sum(each, name, student, teachers or {}, mixing, (class_weights or {}).get(name))
+        name: _weighted_sum(each, name, student, teachers or {}, mixing, (class_weights or {}).get(name), layers)
         for name, each in by_target.items()
     }
     return Loss(heads, student.schema, weighting)
@@ -91,6 +94,7 @@ def _weighted_sum(
     teachers: Mapping[str, Network | None],
     mixing: Mixing | None,
     class_weights: Tensor | None,
+    layers: Pair | None,
 ) -> WeightedSum:
     """The objectives of one target."""
     parts: dict[str, dict[str, Objective]] = {}
@@ -102,7 +106,7 @@ def _weighted_sum(
         schedules[config.name] = moving
         kind = OBJECTIVES[config.name]
         for key in teachers if kind.needs_teacher else (ALONE,):
-            setting = _setting(config, target, student, teachers.get(key), class_weights)
+            setting = _setting(config, target, student, teachers.get(key), class_weights, layers)
             parts.setdefault(config.name, {})[key] = kind(config, setting)
             student_layers |= dict.fromkeys(setting.student)
             teacher_layers.get(key, {}).update(dict.fromkeys(setting.teacher))
@@ -117,7 +121,12 @@ def _weighted_sum(
 
 
 def _setting(
-    config: ObjectiveConfig, target: str, student: Network, teacher: Network | None, class_weights: Tensor | None
+    config: ObjectiveConfig,
+    target: str,
+    student: Network,
+    teacher: Network | None,
+    class_weights: Tensor | None,
+    default: Pair | None,
 ) -> Setting:
     """What an objective may want to know: the shapes of the layers that it compares."""
     classes = student.schema.targets[target].width
@@ -126,6 +135,8 @@ def _setting(
     assert teacher is not None
     layers = getattr(config, "layers", None)
     ours, theirs = (
-        (layers.student, layers.teacher) if layers else pair(default_layers(student), default_layers(teacher))
+        (layers.student, layers.teacher)
+        if layers
+        else default or pair(default_layers(student), default_layers(teacher))
     )
     return Setting(classes, class_weights, feature_shapes(student, ours), feature_shapes(teacher, theirs))

@@ -1,0 +1,81 @@
+"""Parts of `params.yaml` that do not go together, told with the reason before anything is imported or trained."""
+
+import re
+from typing import TYPE_CHECKING
+
+from distillery.config import Api, CustomModel, Exits, Fixed, FromCheckpoint, FromTeacher, SavedModel
+from distillery.objectives.configs import needs_features
+
+if TYPE_CHECKING:
+    from tasks.params import Distill, Params
+
+VOICES = re.compile(r"student|exit_\d+")
+
+
+def check_scheme(distill: "Distill") -> None:
+    """What a scheme needs, and what it does not read.
+
+    Raises:
+        ValueError: with the key, the reason and the mend.
+    """
+    if distill.scheme == "offline" and not distill.teachers:
+        raise ValueError("teachers: scheme offline listens to at least one; without any take online or self")
+    if distill.scheme == "online" and not distill.peers:
+        raise ValueError("peers: scheme online trains at least one model beside the student: {name: {model: ...}}")
+    if distill.scheme != "online" and distill.peers:
+        raise ValueError(f"peers are trained under scheme online only, not {distill.scheme}")
+    if distill.scheme == "self" and distill.self is None:
+        raise ValueError("self: scheme self needs {name: exits} or {name: born_again}")
+    if distill.scheme != "self" and distill.self is not None:
+        raise ValueError(f"self is read under scheme self only, not {distill.scheme}")
+    if distill.scheme == "self" and distill.teachers:
+        raise ValueError("teachers: under scheme self the student has no teacher but itself: put [] here")
+    if distill.scheme == "self" and isinstance(distill.mixing, Fixed):
+        raise ValueError("mixing is of several who are heard, and under scheme self there is one")
+    for name in distill.peers:
+        if not re.fullmatch(r"[a-z0-9_-]+", name):
+            raise ValueError(f"peers.{name}: a peer's name may hold a-z, 0-9, _ and - only")
+        if VOICES.fullmatch(name) or name in distill.teachers:
+            raise ValueError(f"peers.{name}: another one who is heard has that name; take another")
+    named = [each.name for each in distill.all_objectives if getattr(each, "layers", None) is not None]
+    if isinstance(distill.self, Exits) and named:
+        raise ValueError(
+            f"objectives: {', '.join(named)}: layers cannot be named under exits, "
+            "where each exit's stage is compared with the deepest"
+        )
+
+
+def check_models(params: "Params") -> None:
+    """What a model can and cannot be asked for.
+
+    Raises:
+        ValueError: with the key, the reason and the mend.
+    """
+    comparing = [each.name for each in params.distill.all_objectives if needs_features(each)]
+    for key, teacher in params.teachers.items():
+        if VOICES.fullmatch(key):
+            raise ValueError(f"teachers.{key}: what the student itself says has that name; take another")
+        if isinstance(teacher.model, Api):
+            if "training" in teacher.model_fields_set and teacher.training.epochs:
+                raise ValueError(f"teachers.{key}.training: an api is asked, not trained; leave training out")
+            if key in params.distill.teachers and comparing:
+                raise ValueError(
+                    f"distill.objectives: {', '.join(comparing)} compare layers, and the teacher {key} is an api, "
+                    "which tells outputs only: take kd, dkd or dist"
+                )
+        if isinstance(teacher.model, SavedModel) and teacher.inputs is not None:
+            raise ValueError(f"teachers.{key}.inputs: a saved model reads what it was trained on; leave inputs out")
+    start, model = params.student.start, params.student.model
+    if isinstance(start, FromCheckpoint) and isinstance(model, CustomModel) and model.weights is not None:
+        raise ValueError("student: start from a checkpoint or from model.weights, not from both")
+    if isinstance(start, FromTeacher):
+        if start.teacher not in params.teachers:
+            known = ", ".join(params.teachers) or "none"
+            raise ValueError(f"student.start.teacher: {start.teacher!r} is not among teachers: {known}")
+        if isinstance(params.teachers[start.teacher].model, Api):
+            raise ValueError(f"student.start.teacher: {start.teacher} is an api, whose layers nobody can copy")
+    if isinstance(params.distill.self, Exits) and not isinstance(model, CustomModel) and model.stages < 2:
+        raise ValueError(
+            f"distill.self: exits stand behind every stage but the last, and this {model.name} has "
+            f"{model.stages or 'no'} stage{'s' if model.stages != 1 else ''}: give the student a deeper model"
+        )

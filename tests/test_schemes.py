@@ -1,0 +1,221 @@
+"""Who teaches whom: peers each other, the deepest exit the shallower ones, each generation the next."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.nn import functional
+
+from distillery import models
+from distillery.config import Cnn, Mlp, Resnet, TrainingConfig
+from distillery.errors import UserError
+from distillery.exits import add_exits, drop_exits, shortened
+from distillery.inference import open_session
+from distillery.inference import predict as predict_by_onnx
+from distillery.objectives.configs import CrossEntropy, Kd
+from distillery.objectives.configs.feature import Hints
+from distillery.objectives.registry import build
+from distillery.onnx_export import export
+from distillery.saved import load_model, predict, save_model
+from distillery.training import Outcome, train
+from tests.science import SCHEMA, digits
+from tests.small_project import PARAMS, ROOT, run
+
+DEEP = Mlp(name="mlp", hidden=(24, 16))
+CE = [CrossEntropy(name="cross_entropy")]
+KD = [Kd(name="kd", weight=0.5, temperature=2.0), CrossEntropy(name="cross_entropy")]
+ONE_STEP = TrainingConfig(epochs=1, batch_size=64, learning_rate=0.1, optimizer="sgd", momentum=0.0)
+
+
+def network(seed: int, model=DEEP):
+    built = models.build(model, SCHEMA, seed=seed)
+    built.fit_normalisation(digits(0, 500))
+    return built
+
+
+def weights(network) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def stepped(network, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Plain gradient descent by hand; a loss that a parameter does not reach leaves it."""
+    named = dict(network.named_parameters())
+    gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+    return {
+        name: value.detach() - 0.1 * (0 if gradient is None else gradient)
+        for (name, value), gradient in zip(named.items(), gradients, strict=True)
+    }
+
+
+def kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 2.0) -> torch.Tensor:
+    """T^2 KL(teacher || student), mean over rows."""
+    goal = functional.softmax(teacher.detach() / temperature, 1)
+    said = functional.log_softmax(student / temperature, 1)
+    return temperature**2 * (goal * (goal.log() - said)).sum(1).mean()
+
+
+def one_step(student, **options):
+    """64 rows, labels known, in one step; returns them as a model reads them, and their labels."""
+    rows = digits(0, 64)
+    train(student, options.pop("loss"), rows, rows, ONE_STEP, seed=0, rows=np.arange(64), **options)
+    return torch.from_numpy(rows.inputs["image"]), torch.from_numpy(rows.target)
+
+
+def same(found, expected) -> None:
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_peers_move_at_once_on_what_the_others_said_in_the_same_step():
+    peers = {"left": network(2), "right": network(3, Mlp(name="mlp", hidden=(8,)))}
+    everyone = {"student": network(1), **peers}
+    before = {name: copy.deepcopy(each) for name, each in everyone.items()}
+    lessons = {
+        name: build(KD, each, dict.fromkeys(other for other in everyone if other != name))
+        for name, each in everyone.items()
+    }
+    images, labels = one_step(everyone["student"], loss=lessons.pop("student"), peers=peers, lessons=lessons)
+    said = {name: each(images) for name, each in before.items()}
+    for name, peer in peers.items():
+        others = torch.stack([kl(said[name], said[other]) for other in said if other != name]).mean()
+        expected = stepped(before[name], functional.cross_entropy(said[name], labels) + 0.5 * others)
+        same(weights(peer), expected)
+
+
+def test_exits_learn_from_the_deepest_which_learns_from_labels_alone():
+    student = network(1)
+    add_exits(student, seed=0)
+    before = copy.deepcopy(student)
+    lessons = {"exit_1": build(KD, student, {"student": student})}
+    images, labels = one_step(student, loss=build(CE, student), lessons=lessons)
+    hidden = before.body.hidden[:2](before.inputs[0](images).flatten(1))
+    deepest, shallow = before(images), before.body.early_exits[0](hidden)
+    loss = functional.cross_entropy(deepest, labels) + functional.cross_entropy(shallow, labels)
+    expected = stepped(before, loss + 0.5 * kl(shallow, deepest))
+    # Training keeps the best epoch; of one step that is the last unless the start was better.
+    same(weights(student), expected)
+
+
+def fit(student, config: TrainingConfig, kind: str, **options) -> Outcome:
+    rows = digits(0, 1000, 50)
+    if kind == "peers":
+        peers = {"peer": network(2)}
+        loss, lessons = build(KD, student, {"peer": None}), {"peer": build(KD, peers["peer"], {"student": None})}
+        options |= {"peers": peers, "lessons": lessons}
+    else:
+        add_exits(student, seed=0)
+        layers = (("hidden.0",), ("hidden.2",))
+        loss = build(CE, student)
+        objectives = [*KD, Hints(name="hints")]
+        options["lessons"] = {"exit_1": build(objectives, student, {"student": student}, layers=layers)}
+    return train(student, loss, rows, digits(1000, 1300), config, seed=1, rows=np.arange(1000), **options)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["peers", "exits"])
+def test_schemes_resume_to_the_same_weights(kind, tmp_path: Path):
+    config = TrainingConfig(epochs=3, learning_rate=0.01, checkpoint_seconds=0, clip_gradient=1.0)
+    model = Mlp(name="mlp", hidden=(24, 16), dropout=0.2)
+    steps = 0
+
+    def stop_there() -> None:
+        nonlocal steps
+        steps += 1
+        if steps > 11:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(network(1, model), config, kind, checkpoint=tmp_path / "training.pt", on_step=stop_there)
+    resumed, straight = network(1, model), network(1, model)
+    outcome = fit(resumed, config, kind, checkpoint=tmp_path / "training.pt")
+    assert outcome == fit(straight, config, kind)
+    assert all(torch.equal(value, weights(straight)[name]) for name, value in weights(resumed).items())
+
+
+def test_exits_that_are_dropped_leave_the_network_as_it_was():
+    plain = network(1)
+    student = copy.deepcopy(plain)
+    add_exits(student, seed=0)
+    assert student.exits == ("early_exits.0",)
+    drop_exits(student)
+    assert student.exits == () and weights(student).keys() == weights(plain).keys()
+    np.testing.assert_array_equal(predict(student, digits(0, 50)), predict(plain, digits(0, 50)))
+
+
+@pytest.mark.parametrize("model", [DEEP, Cnn(name="cnn", channels=(4, 8, 8)), Resnet(name="resnet", width=4)])
+def test_exits_that_are_kept_are_saved_and_shorter_in_onnx(model, tmp_path: Path):
+    student, rows = network(1, model), digits(0, 64)
+    add_exits(student, seed=0)
+    save_model(tmp_path / "model", student, [], {})
+    loaded = load_model(tmp_path / "model")
+    assert loaded.exits == student.exits
+    np.testing.assert_array_equal(predict(loaded, rows), predict(student, rows))
+    export(loaded, tmp_path / "whole.onnx")
+    sizes = [(tmp_path / "whole.onnx").stat().st_size]
+    for number in range(len(loaded.exits), 0, -1):
+        short = shortened(loaded, number)
+        file = tmp_path / f"exit-{number}.onnx"
+        export(short, file)
+        np.testing.assert_allclose(predict_by_onnx(open_session(file), rows), predict(short, rows), atol=1e-4)
+        sizes.append(file.stat().st_size)
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
+
+
+def test_a_model_with_a_single_stage_has_no_exits():
+    with pytest.raises(UserError, match=r"single stage.*deeper"):
+        add_exits(network(1, Mlp(name="mlp", hidden=(8,))), seed=0)
+
+
+def project(root: Path, *stages: str, **sections) -> Path:
+    """A project on digits in which some stages were run; `sections` are laid over its parameters."""
+    params = yaml.safe_load(PARAMS)
+    for name, section in sections.items():
+        params[name] = params[name] | section if section and isinstance(params[name], dict) else section
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    loader = Path("distillery/sources/digits.py")
+    (root / loader).parent.mkdir(parents=True)
+    shutil.copy(ROOT / loader, root / loader)
+    for stage in ("ingest", "validate", "prepare", *stages):
+        run(root, stage)
+    return root
+
+
+BOTH = [{"name": "kd", "weight": 0.9}, {"name": "cross_entropy", "weight": 0.1}]
+SCHEMES = {
+    "online": {"scheme": "online", "teachers": [], "peers": {"big": {"model": {"name": "mlp", "hidden": [64]}}}},
+    "exits": {"scheme": "self", "teachers": [], "self": {"name": "exits"}},
+    "born_again": {"scheme": "self", "teachers": [], "self": {"name": "born_again", "generations": 2}},
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_scheme_without_a_teacher_runs_through_the_whole_graph(scheme, tmp_path: Path):
+    distill = {**SCHEMES[scheme], "objectives": BOTH}
+    student = {"model": {"name": "mlp", "hidden": [24, 12]}}
+    stages = ("train_baseline", "distill", "finetune", "export", "evaluate", "report")
+    root = project(tmp_path, *stages, teachers={}, distill=distill, student=student)
+    metrics = json.loads((root / "reports/metrics.json").read_text())
+    assert metrics["distilled"]["accuracy"] > 0.6
+    facts = json.loads((root / "models/distilled/training.json").read_text())
+    told = {"online": "score_big", "exits": "score_exit_1", "born_again": "generation_1"}[scheme]
+    assert facts[told] > 0.6
+    assert load_model(root / "models/student").exits == ()
+    assert (root / "models/distilled/peers/big/weights.safetensors").exists() == (scheme == "online")
+    assert "teacher" not in (root / "reports/metrics.json").read_text()
+
+
+def test_peers_listen_to_frozen_teachers_too(tmp_path: Path):
+    distill = {**SCHEMES["online"], "teachers": ["wide"], "objectives": [*BOTH, {"name": "hints"}]}
+    root = project(tmp_path, "train_teacher@wide", "soft_targets@wide", "distill", distill=distill)
+    header = (root / "models/distilled/history.csv").read_text().splitlines()[0].split(",")
+    heard = {"loss_kd_wide", "loss_kd_big", "loss_big.kd_wide", "loss_big.kd_student", "loss_hints_big", "score_big"}
+    assert heard <= set(header)
