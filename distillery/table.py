@@ -11,12 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distillery import targets
+from distillery.arrow import as_text, is_number, is_string, missing, whole
 from distillery.errors import UserError
-from distillery.schema import Input, Schema, Target
+from distillery.schema import Input, Kind, Schema
 
 SPLITS = ("train", "validation", "test")
 NUMERIC = "numeric"
-RESERVED = ("id", "row_origin", "content", "split", "group", "target")
+RESERVED = ("id", "row_origin", "content", "split", "group", "target")  # and target.<name>
 BLOCK_BYTES = 1 << 24
 IMAGE_DIMENSIONS = 3
 
@@ -27,22 +29,28 @@ class Roles:
 
     Attributes:
         inputs: what models read.
-        target: what they predict.
+        targets: column -> what is predicted there.
         key: names a row; without one a row is named by a hash of its inputs.
         group: rows of one group share a split.
         split: holds train, validation or test; without one the split follows from the id or group.
     """
 
     inputs: tuple[str, ...]
-    target: str
+    targets: Mapping[str, Kind]
     key: str | None = None
     group: str | None = None
     split: str | None = None
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Columns that hold names, not quantities."""
+        named = [name for name, kind in self.targets.items() if kind != "number"]
+        return (*named, *filter(None, (self.key, self.group, self.split)))
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """All named columns."""
-        return (*self.inputs, self.target, *filter(None, (self.key, self.group, self.split)))
+        return (*self.inputs, *self.targets, *filter(None, (self.key, self.group, self.split)))
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,10 @@ def build(
 
     Returns:
         The table, in the order of `raw`: `id`, `row_origin` (where the user finds the row), `content` (hash of all
-        inputs), `split`, `group` if there is one, `target` (text, null where unlabelled), and the inputs: an image as
-        fixed_shape_tensor of uint8 (channels, height, width), a number as float32, null where missing. And its
-        schema: classes are the labels of training rows, integers in numeric order.
+        inputs), `split`, `group` if there is one, `target` (null where unlabelled; with several targets
+        `target.<name>`), and the inputs: an image as fixed_shape_tensor of uint8 (channels, height, width), a vector as
+        that of float32, a number as float32, null where missing. And its schema: classes are the labels of training
+        rows, integers in numeric order.
 
     Raises:
         UserError: where a column cannot have its role, a key stands twice, or copies of a row contradict each other.
@@ -81,7 +90,6 @@ def build(
     inputs, columns = _inputs(raw, roles, origin)
     content = content_ids(columns)
     ids = content if roles.key is None else _keys(raw, roles.key, origin)
-    target = as_text(raw[roles.target], f"target column {roles.target!r}", origin)
     table = {"id": ids, "row_origin": origin, "content": content}
     if roles.group is not None:
         table["group"] = _filled(raw, roles.group, "group", origin)
@@ -89,15 +97,18 @@ def build(
         table["split"] = split_of(hash64(table.get("group", ids)), shares)
     else:
         table["split"] = _given_split(raw, roles.split, origin)
-    table["target"] = target
-    rows = pa.table({name: table[name] for name in RESERVED if name in table} | columns)
+    named = {name: targets.column_of(name, roles.targets) for name in roles.targets}
+    own = {column: targets.read(raw[name], name, roles.targets[name], origin) for name, column in named.items()}
+    rows = pa.table({name: table[name] for name in RESERVED if name in table} | own | columns)
     if duplicates == "drop":
-        rows = _without_copies(rows)
-    training = pc.filter(rows["target"], pc.equal(rows["split"], "train"))
-    classes = _sorted_labels(training.unique().drop_null().to_pylist())
-    if not classes:
-        raise UserError(f"no training row has a label in column {roles.target!r}: some must")
-    return rows, Schema(inputs=inputs, targets={roles.target: Target(kind="classes", names=classes)})
+        rows = _without_copies(rows, list(own))
+    training = rows.filter(pc.equal(rows["split"], "train"))
+    described = {}
+    for name, column in named.items():
+        if training[column].null_count == len(training):
+            raise UserError(f"no training row has a label in column {name!r}: some must")
+        described[name] = targets.describe(training[column], roles.targets[name])
+    return rows, Schema(inputs=inputs, targets=described)
 
 
 def hash64(texts: pa.Array) -> npt.NDArray[np.uint64]:
@@ -120,7 +131,7 @@ def content_ids(columns: Mapping[str, pa.Array]) -> pa.Array:
     """A hash of each row's inputs, 32 hex digits; order of columns and sign of zero do not count."""
     arrays = [columns[name] for name in sorted(columns)]
     count = len(arrays[0])
-    width = sum(array.type.storage_type.list_size if _is_tensor(array.type) else 4 for array in arrays)
+    width = sum(_bytes(array[:1]).size for array in arrays)
     block = max(1, BLOCK_BYTES // width)
     digests: list[str] = []
     for start in range(0, count, block):
@@ -139,6 +150,13 @@ def numbers(array: pa.Array) -> npt.NDArray[np.float32]:
     return values
 
 
+def vectors(array: pa.Array) -> npt.NDArray[np.float32]:
+    """(N, D) float32 of a vector column, without a copy."""
+    size = array.type.list_size
+    flat: npt.NDArray[np.float32] = array.values.to_numpy()
+    return flat[array.offset * size : (array.offset + len(array)) * size].reshape(-1, size)
+
+
 def pixels(array: pa.Array) -> npt.NDArray[np.uint8]:
     """(N, channels, height, width) uint8 of an image column, without a copy."""
     storage: Any = array.storage
@@ -153,37 +171,10 @@ def image_shape(kind: Any) -> tuple[int, ...]:
     return shape if len(shape) == IMAGE_DIMENSIONS else (1, *shape)
 
 
-def as_text(column: pa.ChunkedArray, what: str, origin: pa.Array) -> pa.Array:
-    """Names (classes, keys, groups) as text: 3 and 3.0 are both '3'; empty text, NaN and null are null.
-
-    Raises:
-        UserError: where a value is a fraction, or nothing that can be a name.
-    """
-    array = _whole(column)
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        array = array.dictionary_decode()
-        kind = array.type
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        values = pc.cast(array, pa.float64()).to_numpy(zero_copy_only=False)
-        fractions = np.flatnonzero(~np.isnan(values) & (values != np.rint(values)))
-        if len(fractions):
-            row = int(fractions[0])
-            raise UserError(
-                f"{what} holds {values[row]:g} in {origin[row]}: names must be whole numbers or text "
-                "(predicting quantities is not there yet)"
-            )
-        array = pa.array(np.where(np.isnan(values), 0, values).astype(np.int64), mask=np.isnan(values))
-    elif not (_is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
-        raise UserError(f"{what} holds {kind}: names must be text, whole numbers or booleans")
-    texts = pc.cast(array, pa.string())
-    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-
-
 def _origin(raw: pa.Table) -> pa.Array:
     """Where the user finds each row: what the source says, else its number."""
     if "row_origin" in raw.column_names:
-        return _whole(raw["row_origin"])
+        return whole(raw["row_origin"])
     return pc.binary_join_element_wise("row", pc.cast(pa.array(np.arange(1, raw.num_rows + 1)), pa.string()), " ")
 
 
@@ -195,8 +186,11 @@ def _inputs(raw: pa.Table, roles: Roles, origin: pa.Array) -> tuple[dict[str, In
     for name in roles.inputs:
         if name in RESERVED:
             raise UserError(f"data.columns.inputs: {name!r} is a column of the program's own; rename yours")
-        array = _whole(raw[name])
-        if _is_tensor(array.type):
+        array = whole(raw[name])
+        if is_vector(array.type):
+            columns[name] = _vector(array, name, origin)
+            inputs[name] = Input(kind="numeric", shape=(columns[name].type.list_size,), columns=(name,))
+        elif _is_tensor(array.type):
             columns[name] = _image(array, name, origin)
             inputs[name] = Input(kind="image", shape=image_shape(columns[name].type), columns=(name,))
         else:
@@ -204,8 +198,6 @@ def _inputs(raw: pa.Table, roles: Roles, origin: pa.Array) -> tuple[dict[str, In
             scalars.append(name)
             # Takes its place among the inputs with its first column.
             inputs[NUMERIC] = Input(kind="numeric", shape=(len(scalars),), columns=tuple(scalars))
-    if scalars and inputs[NUMERIC].kind == "image":
-        raise UserError(f"data.columns.inputs: an image column cannot be called {NUMERIC!r} beside numbers; rename it")
     return inputs, columns
 
 
@@ -213,12 +205,11 @@ def _image(array: pa.Array, name: str, origin: pa.Array) -> pa.Array:
     """An image column as it is, once it is known to be one."""
     if array.null_count:
         # Parquet cannot give a tensor column with gaps back.
-        row = int(np.flatnonzero(_missing(array))[0])
+        row = int(np.flatnonzero(missing(array))[0])
         raise UserError(f"image column {name!r} is empty in {origin[row]} ({array.null_count} such rows): remove them")
     kind = array.type
     shape = tuple(kind.shape)
-    if not re.fullmatch(r"[A-Za-z_][\w-]*", name) or name in ("keys", NUMERIC):
-        raise UserError(f"image column {name!r}: use letters, digits, _ and - (not 'keys' or {NUMERIC!r}); rename it")
+    _check_name(name, "image")
     if kind.value_type != pa.uint8():
         raise UserError(f"image column {name!r} holds {kind.value_type}: images must be uint8, 0 to 255")
     if kind.permutation is not None and list(kind.permutation) != sorted(kind.permutation):
@@ -232,17 +223,42 @@ def _image(array: pa.Array, name: str, origin: pa.Array) -> pa.Array:
     return array
 
 
+def _vector(array: pa.Array, name: str, origin: pa.Array) -> pa.Array:
+    """A column of equally long lists of numbers as fixed_size_list of float32; an empty row becomes NaN."""
+    _check_name(name, "vector")
+    lists = array.storage if _is_tensor(array.type) else array
+    gaps = missing(lists)
+    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+    if gaps.all():
+        raise UserError(f"vector column {name!r} is empty in every row: fill it or take it out of data.columns.inputs")
+    size = int(lengths[~gaps][0])
+    wrong = np.flatnonzero(~gaps & (lengths != size))
+    if len(wrong) or size == 0:
+        row = int(wrong[0]) if len(wrong) else int(np.flatnonzero(~gaps)[0])
+        raise UserError(
+            f"vector column {name!r} holds {int(lengths[row])} numbers in {origin[row]} and {size} in others: all rows "
+            "must have the same, at least one"
+        )
+    filled = np.full((len(lists), size), np.nan, np.float32)
+    filled[~gaps] = pc.cast(lists.drop_null().flatten(), pa.float32(), safe=False).to_numpy(False).reshape(-1, size)
+    return pa.FixedSizeListArray.from_arrays(pa.array(filled.reshape(-1)), size)
+
+
+def _check_name(name: str, what: str) -> None:
+    """Images and vectors are files of their own, under their name."""
+    if not re.fullmatch(r"[A-Za-z_][\w-]*", name) or name in ("keys", NUMERIC) or re.fullmatch(r"target-\d+", name):
+        raise UserError(f"{what} column {name!r}: use letters, digits, _ and - (not 'keys' or {NUMERIC!r}); rename it")
+
+
 def _number(array: pa.Array, name: str, origin: pa.Array) -> pa.Array:
     """A scalar column as float32; nulls and NaN stay, for `validate` to name their rows."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         array = array.dictionary_decode()
         kind = array.type
-    if _is_string(kind):
-        row = int(np.flatnonzero(~_missing(array))[0]) if array.null_count < len(array) else 0
-        example = next(
-            (i for i, text in enumerate(array.to_pylist()) if text is not None and not _is_number(text)), row
-        )
+    if is_string(kind):
+        row = int(np.flatnonzero(~missing(array))[0]) if array.null_count < len(array) else 0
+        example = next((i for i, text in enumerate(array.to_pylist()) if text is not None and not is_number(text)), row)
         raise UserError(
             f"column {name!r} holds text ({array[example]} in {origin[example]}): text inputs are not there yet, "
             "make it a number or take it out of data.columns.inputs"
@@ -281,7 +297,7 @@ def _filled(raw: pa.Table, name: str, role: str, origin: pa.Array) -> pa.Array:
     """A column of names without gaps."""
     texts = as_text(raw[name], f"{role} column {name!r}", origin)
     if texts.null_count:
-        row = int(np.flatnonzero(_missing(texts))[0])
+        row = int(np.flatnonzero(missing(texts))[0])
         raise UserError(f"{role} column {name!r} is empty in {origin[row]} ({texts.null_count} such rows): fill it")
     return texts
 
@@ -300,17 +316,27 @@ def _given_split(raw: pa.Table, name: str, origin: pa.Array) -> pa.Array:
     return split
 
 
-def _without_copies(rows: pa.Table) -> pa.Table:
-    """The first of rows with equal inputs, with the first label that any of them has."""
-    codes = _whole(rows["content"]).dictionary_encode().indices.to_numpy()
+def _without_copies(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The first of rows with equal inputs, each target with the first that any of them has."""
+    codes = whole(rows["content"]).dictionary_encode().indices.to_numpy()
     _, first = np.unique(codes, return_index=True)
     if len(first) == len(codes):
         return rows
-    target = _whole(rows["target"])
-    labelled = np.flatnonzero(~_missing(target))
-    labels = target.dictionary_encode().indices.to_numpy(zero_copy_only=False)[labelled].astype(np.int64)
+    kept = rows.take(pa.array(first))
+    for column in columns:
+        merged = _merged(rows, column, codes, len(first))
+        kept = kept.set_column(kept.column_names.index(column), column, merged)
+    return kept
+
+
+def _merged(rows: pa.Table, column: str, codes: npt.NDArray[np.int64], count: int) -> pa.Array:
+    """One target of each distinct row: the first that is known among its copies."""
+    target = whole(rows[column])
+    labelled = np.flatnonzero(~missing(target))
+    compared = targets.comparable(target).dictionary_encode()
+    labels = compared.indices.to_numpy(zero_copy_only=False)[labelled].astype(np.int64)
     seen, first_label = np.unique(codes[labelled], return_index=True)
-    source = np.full(len(first), -1)
+    source = np.full(count, -1)
     source[seen] = labelled[first_label]
     # Each labelled row against the label that its copies get.
     contradicting = np.flatnonzero(labels != labels[first_label][np.searchsorted(seen, codes[labelled])])
@@ -321,9 +347,7 @@ def _without_copies(rows: pa.Table) -> pa.Table:
             f"{_name(rows, row)} and {_name(rows, other)} have equal inputs but labels {target[row]} and "
             f"{target[other]}: correct or remove one"
         )
-    kept = rows.take(pa.array(first))
-    merged = target.take(pa.array(source, mask=source < 0))
-    return kept.set_column(kept.column_names.index("target"), "target", merged)
+    return target.take(pa.array(source, mask=source < 0))
 
 
 def _name(rows: pa.Table, row: int) -> str:
@@ -331,32 +355,13 @@ def _name(rows: pa.Table, row: int) -> str:
     return f"{rows['id'][row]} ({rows['row_origin'][row]})"
 
 
-def _sorted_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """Whole numbers in numeric order, else alphabetical."""
-    if all(re.fullmatch(r"-?\d+", label) for label in labels):
-        return tuple(sorted(labels, key=int))
-    return tuple(sorted(labels))
-
-
 def _bytes(array: pa.Array) -> npt.NDArray[np.uint8]:
     """(N, bytes) of a column, equal where the values are."""
     if _is_tensor(array.type):
         return pixels(array).reshape(len(array), -1)
-    values = numbers(array) + np.float32(0.0)  # -0.0 becomes 0.0
+    values = (vectors(array) if is_vector(array.type) else numbers(array)) + np.float32(0.0)  # -0.0 becomes 0.0
     values[np.isnan(values)] = np.nan
-    return values.view(np.uint8).reshape(len(values), 4)
-
-
-def _missing(array: pa.Array) -> npt.NDArray[np.bool_]:
-    """(N,) where a column is null."""
-    missing: npt.NDArray[np.bool_] = array.is_null().to_numpy(zero_copy_only=False)
-    return missing
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """One piece of memory."""
-    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
+    return values.view(np.uint8).reshape(len(values), -1)
 
 
 def _is_tensor(kind: Any) -> bool:
@@ -364,15 +369,9 @@ def _is_tensor(kind: Any) -> bool:
     return isinstance(kind, pa.FixedShapeTensorType)
 
 
-def _is_string(kind: Any) -> bool:
-    """Whether a column holds text."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_number(text: str) -> bool:
-    """Whether text reads as a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def is_vector(kind: Any) -> bool:
+    """Whether a column holds lists of numbers."""
+    if _is_tensor(kind):
+        return len(kind.shape) == 1
+    lists = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))

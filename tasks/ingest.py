@@ -1,5 +1,6 @@
 """ingest: reads the user's data into one table with an id and a split for each row."""
 
+import functools
 from typing import TYPE_CHECKING
 
 from tasks.stage import Stage, Summary
@@ -20,13 +21,13 @@ def run(stage: Stage) -> Summary:
     """
     import pyarrow.compute as pc
 
-    from distillery import table
+    from distillery import table, targets
     from distillery.sources import Options, load
 
     data, ingest = stage.params.data, stage.params.ingest
     columns = data.columns
-    roles = table.Roles(columns.inputs, next(iter(columns.targets)), columns.key, columns.group, columns.split)
-    options = Options(ingest.image_size, ingest.image_mode, stage.progress.track)
+    roles = table.Roles(columns.inputs, columns.targets, columns.key, columns.group, columns.split)
+    options = Options(ingest.image_size, ingest.image_mode, roles.names, stage.progress.track)
     raw = load(data.source, stage.path(data.path), roles.columns, options)
     shares = table.Shares(**data.split.model_dump())
     rows, schema = table.build(raw, roles, shares, duplicates=ingest.duplicates)
@@ -38,11 +39,12 @@ def run(stage: Stage) -> Summary:
     dropped = raw.num_rows - rows.num_rows
     if dropped:
         stage.progress.say(f"ingest: {dropped} copies of other rows were dropped (ingest.duplicates: drop)")
+    unknown = [rows[targets.column_of(name, schema.targets)].is_null() for name in schema.targets]
     return {
         "rows": rows.num_rows,
         **counts,
-        "labelled": rows.num_rows - rows["target"].null_count,
-        "classes": len(schema.classes),
+        "labelled": rows.num_rows - pc.sum(functools.reduce(pc.and_, unknown)).as_py(),
+        "outputs": schema.outputs,
         "dropped": dropped,
     }
 

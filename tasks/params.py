@@ -29,7 +29,7 @@ from distillery.schema import Kind
 from tasks.combinations import check_models, check_scheme
 
 FILE = "params.yaml"
-BUILT_IN_SOURCES = ("mnist5k", "digits")
+BUILT_IN_SOURCES = ("mnist5k", "digits", "diabetes", "multifeat")
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
@@ -76,7 +76,7 @@ class Split(Config):
 class Data(Config):
     """Where the rows come from."""
 
-    source: Literal["mnist5k", "digits", "table", "images"]
+    source: Literal["mnist5k", "digits", "diabetes", "multifeat", "table", "images"]
     path: str = Field(description="the user's file or folder; for a built-in source its loader")
     columns: Columns
     split: Split

@@ -1,7 +1,8 @@
 """prepare: turns the table into memory-mapped columns, and hides labels."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distillery.errors import UserError
 from distillery.schema import UNLABELLED
@@ -30,36 +31,93 @@ def run(stage: Stage) -> Summary:
     import numpy as np
     import pyarrow.parquet as pq
 
+    from distillery import targets
     from distillery.schema import Schema
     from distillery.table import hash64
 
     schema = Schema.read(stage.path("data/table/schema.json"))
+    columns = {name: targets.column_of(name, schema.targets) for name in schema.targets}
+    heads = {
+        name: pq.read_table(stage.path(f"data/table/{name}.parquet"), columns=["id", "split", *columns.values()])
+        for name in dict.fromkeys(FILES.values())
+    }
     summary: Summary = {}
     for split, name in FILES.items():
-        file = stage.path(f"data/table/{name}.parquet")
-        head = pq.read_table(file, columns=["id", "split", "target"])
+        head = heads[name]
         chosen = head["split"].to_numpy() == split
-        target = _class_numbers(head["target"], schema.classes)
+        known = {target: targets.values(head[columns[target]], spec) for target, spec in schema.targets.items()}
         keys = hash64(head["id"])
+        any_known = np.logical_or.reduce([spec.known(known[target]) for target, spec in schema.targets.items()])
         if split == "train":
             rows = np.flatnonzero(chosen)
-            target = np.where(
-                keep_labels(target, keys, rows, stage.params.data.labelled, len(schema.classes)), target, UNLABELLED
-            )
-            summary |= {"labelled": int((target[rows] != UNLABELLED).sum())}
+            _check_number(stage.params.data.labelled, schema)
+            strata = _strata(schema, known, any_known)
+            kept = keep_labels(strata, keys, rows, stage.params.data.labelled, int(strata.max()) + 1)
+            for values in known.values():
+                values[~kept] = UNLABELLED if values.dtype == np.int64 else np.nan
+            schema = _with_scale(schema, known)
+            summary |= {"labelled": int(kept[rows].sum())}
         else:
-            unlabelled = chosen & (target == UNLABELLED)
+            unlabelled = chosen & ~any_known
             if unlabelled.any():
                 stage.progress.say(f"prepare: {unlabelled.sum()} {split} rows without a label are left out")
-            chosen &= ~unlabelled
+            chosen &= any_known
         folder = stage.output(f"data/prepared/{split}")
         folder.mkdir(parents=True)
         schema.write(folder / "schema.json")
         np.save(folder / "keys.npy", keys[chosen])
-        np.save(folder / "target-0.npy", target[chosen])
-        _write_inputs(file, chosen, schema, folder)
+        for at, values in enumerate(known.values()):
+            np.save(folder / f"target-{at}.npy", values[chosen])
+        _write_inputs(stage.path(f"data/table/{name}.parquet"), chosen, schema, folder)
         summary[split] = int(chosen.sum())
     return summary
+
+
+def _check_number(labelled: int | Literal["all"], schema: "Schema") -> None:
+    """Tells now what would fail when a model is asked for a class that nobody has shown it.
+
+    Raises:
+        UserError: where there are fewer labels than classes.
+    """
+    first = schema.targets[schema.target]
+    if labelled != "all" and first.kind == "classes" and labelled < first.width:
+        raise UserError(f"data.labelled: {labelled} labels cannot show all {first.width} classes; raise it")
+
+
+def _strata(
+    schema: "Schema", known: "Mapping[str, npt.NDArray[Any]]", any_known: "npt.NDArray[np.bool_]"
+) -> "npt.NDArray[np.int64]":
+    """(N,) groups over which the labels that stay are spread: the classes of the first target, where it has some.
+
+    A row of which only other targets are known forms a group with its like; -1 where nothing is known.
+    """
+    import numpy as np
+
+    first = schema.targets[schema.target]
+    if first.kind == "classes":
+        number = known[schema.target]
+        return np.where(number != UNLABELLED, number, np.where(any_known, first.width, UNLABELLED))
+    return np.where(any_known, 0, UNLABELLED)
+
+
+def _with_scale(schema: "Schema", known: "Mapping[str, npt.NDArray[Any]]") -> "Schema":
+    """The schema with mean and deviation of every number over the labelled training rows.
+
+    Raises:
+        UserError: where they are all equal, or there is none.
+    """
+    import numpy as np
+
+    scaled = {}
+    for name, target in schema.targets.items():
+        if target.kind == "number":
+            values = known[name][~np.isnan(known[name])].astype(np.float64)
+            if len(values) == 0 or values.min() == values.max():
+                what = f"are all {values[0]:g}" if len(values) else "are all unknown"
+                raise UserError(f"target {name!r}: the labelled training rows {what}, so there is nothing to learn")
+            target = target.model_copy(update={"mean": float(values.mean()), "deviation": float(values.std())})  # noqa: PLW2901
+        scaled[name] = target
+    return schema.model_copy(update={"targets": scaled})
 
 
 def keep_labels(
@@ -75,7 +133,7 @@ def keep_labels(
     enough; within a class the smallest hashes of the id win, so a choice stays when other rows come.
 
     Args:
-        target: (N,) class numbers, -1 where unlabelled.
+        target: (N,) class numbers (or other groups), -1 where unlabelled.
         keys: (N,) hashes of the ids.
         rows: numbers of the training rows.
         labelled: how many labels to keep.
@@ -124,16 +182,6 @@ def _shares(counts: "npt.NDArray[np.int64]", total: int) -> "npt.NDArray[np.int6
     return shares
 
 
-def _class_numbers(labels: "pa.ChunkedArray", classes: tuple[str, ...]) -> "npt.NDArray[np.int64]":
-    """(N,) class numbers, -1 where there is no label."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    found = pc.index_in(labels, value_set=pa.array(classes, pa.string()))
-    numbers: npt.NDArray[np.int64] = pc.cast(pc.fill_null(found, UNLABELLED), pa.int64()).to_numpy()
-    return numbers
-
-
 def _write_inputs(file: Path, chosen: "npt.NDArray[np.bool_]", schema: "Schema", folder: Path) -> None:
     """Streams the inputs of the chosen rows into one array file each; memory stays flat."""
     import numpy as np
@@ -165,8 +213,11 @@ def _values(batch: "pa.RecordBatch", spec: "Input") -> "npt.NDArray[np.generic]"
     """(B, *shape) of one input."""
     import numpy as np
 
-    from distillery.table import numbers, pixels
+    from distillery.table import is_vector, numbers, pixels, vectors
 
+    first = batch[spec.columns[0]]
     if spec.kind == "image":
-        return pixels(batch[spec.columns[0]])
+        return pixels(first)
+    if is_vector(first.type):
+        return vectors(first)
     return np.stack([numbers(batch[column]) for column in spec.columns], axis=1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from distillery.errors import UserError
 from tasks.expectations import Check, conclude, examine
 from tasks.stage import Stage, Summary
+from tasks.target_checks import SPLITS, class_names, of_targets, with_figures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from distillery.schema import Input, Schema
     from tasks.params import Validation
 
-SPLITS = ["train", "validation", "test"]
+NUMERIC = "numeric"  # the input that all scalar columns make together
 BATCH_BYTES = 1 << 22
 MOST_COLUMNS = 10
 
@@ -30,26 +31,27 @@ def run(stage: Stage) -> Summary:
 
     validation = stage.params.validation
     schema = Schema.read(stage.path("data/table/schema.json"))
-    classes = list(validation.classes or schema.classes)
     files = [stage.path("data/table/rows.parquet"), stage.path("data/table/test.parquet")]
-    frame = read_frame(files, schema, classes)
-    checks = suite(frame, schema, classes, validation)
+    frame = read_frame(files, schema, validation)
+    checks = suite(frame, schema, validation)
     outcomes = examine(frame, checks, suite="data", docs=stage.path("reports/data_docs"))
-    conclude(stage, "validation", outcomes, _counts(frame, classes))
-    return {"rows": len(frame), "expectations": len(outcomes), "classes": len(classes)}
+    conclude(stage, "validation", outcomes, _counts(frame, schema, validation))
+    return {"rows": len(frame), "expectations": len(outcomes)}
 
 
-def suite(frame: "pd.DataFrame", schema: "Schema", classes: list[str], validation: "Validation") -> list[Check]:
+def suite(frame: "pd.DataFrame", schema: "Schema", validation: "Validation") -> list[Check]:
     """The expectations that schema and parameters imply, then the user's own."""
-    least = validation.min_rows_per_class
-    table = ["id", "content", "split", "target", *_numbers(schema)]
+    from distillery.targets import column_of
+
+    columns = [column_of(name, schema.targets) for name in schema.targets]
+    table = ["id", "content", "split", *columns, *_numbers(schema)]
     checks = [
         Check(
             "expect_table_columns_to_match_set",
             {"column_set": table, "exact_match": False},
             "columns are missing; run `python -m flows run ingest --force`",
         ),
-        *(_type(column, "str") for column in ("id", "content", "split", "target")),
+        *(_type(column, "str") for column in ("id", "content", "split")),
         *(_type(column, "float32") for column in _numbers(schema)),
         Check("expect_column_values_to_not_be_null", {"column": "id"}, "a row has no id"),
         Check(
@@ -57,32 +59,7 @@ def suite(frame: "pd.DataFrame", schema: "Schema", classes: list[str], validatio
             {"column": "split", "value_set": SPLITS},
             "a row belongs to no known split",
         ),
-        Check(
-            "expect_column_distinct_values_to_contain_set",
-            {"column": "labelled.split", "value_set": SPLITS},
-            "every split needs labelled rows; add rows, or change data.split",
-        ),
-        Check(
-            "expect_column_values_to_be_in_set",
-            {"column": "target", "value_set": classes},
-            "the label is none of the classes; correct it, or name all classes in validation.classes",
-        ),
-        Check(
-            "expect_column_unique_value_count_to_be_between",
-            {"column": "train.target", "min_value": 2},
-            "training needs at least two classes",
-        ),
-        Check(
-            "expect_column_distinct_values_to_contain_set",
-            {"column": "train.target", "value_set": classes},
-            "a class has no labelled training row; add some, or correct validation.classes",
-        ),
-        Check(
-            "expect_column_values_to_be_between",
-            {"column": "class.rows", "min_value": least},
-            f"the row's class has fewer than {least} labelled training rows; add some, or lower "
-            "validation.min_rows_per_class",
-        ),
+        *of_targets(schema, validation),
         Check(
             "expect_column_values_to_be_unique",
             {"column": "content"},
@@ -103,7 +80,12 @@ def suite(frame: "pd.DataFrame", schema: "Schema", classes: list[str], validatio
             )
         )
     for name, spec in schema.inputs.items():
-        checks += _image(name, spec) if spec.kind == "image" else _numeric(frame[list(spec.columns)])
+        if spec.kind == "image":
+            checks += _image(name, spec)
+        elif name == NUMERIC:
+            checks += _numeric(frame[list(spec.columns)])
+        else:
+            checks += _vector(name)
     checks += [
         Check(own.type, own.arguments, key=f"validation.expectations[{number}]")
         for number, own in enumerate(validation.expectations)
@@ -111,25 +93,18 @@ def suite(frame: "pd.DataFrame", schema: "Schema", classes: list[str], validatio
     return checks
 
 
-def read_frame(files: list[Path], schema: "Schema", classes: list[str]) -> "pd.DataFrame":
-    """All rows with scalar columns only; images are summed up batch by batch.
+def read_frame(files: list[Path], schema: "Schema", validation: "Validation") -> "pd.DataFrame":
+    """All rows with scalar columns only; images and vectors are summed up batch by batch.
 
-    Columns: `id`, `row_origin`, `content`, `split`, `group` if there is one, `target` (and the same under the user's
-    name), every number, and what the suite looks at: `labelled.split` and `train.target` (null where unlabelled),
-    `class.rows`, `content.splits`, `group.splits`, `numeric.missing`, `numeric.infinite`, and for each image
-    `.shape`, `.min`, `.max`, `.contrast`.
+    Columns: `id`, `row_origin`, `content`, `split`, `group` if there is one, every target, every number, and what the
+    suite looks at: see `tasks.target_checks.with_figures`; `content.splits`, `group.splits`, `numeric.missing`,
+    `numeric.infinite`, the same for each vector, and for each image `.shape`, `.min`, `.max`, `.contrast`.
     """
     import numpy as np
     import pandas as pd
 
     frame = pd.concat([_read(file, schema) for file in files], ignore_index=True)
-    labelled = frame["target"].notna()
-    in_training = frame["target"].where((frame["split"] == "train") & frame["target"].isin(classes))
-    own = {
-        "labelled.split": frame["split"].where(labelled),
-        "train.target": in_training,
-        "class.rows": in_training.groupby(in_training).transform("size"),
-    }
+    own = {}
     for column in ("content", "group"):
         if column in frame:
             own[f"{column}.splits"] = frame.groupby(column)["split"].transform("nunique")
@@ -140,36 +115,48 @@ def read_frame(files: list[Path], schema: "Schema", classes: list[str]) -> "pd.D
     clash = sorted(set(own) & set(frame))
     if clash:
         raise UserError(f"data.columns.inputs: {clash[0]!r} is a column of the program's own; rename yours")
-    if schema.target not in frame:
-        own[schema.target] = frame["target"]
-    return frame.assign(**own)
+    return with_figures(frame.assign(**own), schema, validation)
 
 
 def _numbers(schema: "Schema") -> list[str]:
     """The scalar columns."""
-    return [column for spec in schema.inputs.values() if spec.kind == "numeric" for column in spec.columns]
+    return list(schema.inputs[NUMERIC].columns) if NUMERIC in schema.inputs else []
 
 
 def _read(file: Path, schema: "Schema") -> "pd.DataFrame":
     """The scalar columns of one file, and what can be said about its images."""
     import numpy as np
     import pandas as pd
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from distillery.table import RESERVED, pixels
+    from distillery.table import pixels, vectors
+    from distillery.targets import SEPARATOR, column_of
 
     images = {name: spec for name, spec in schema.inputs.items() if spec.kind == "image"}
-    bytes_per_row = sum(int(np.prod(spec.shape)) for spec in images.values()) or 1
+    wide = {name: spec for name, spec in schema.inputs.items() if name not in (*images, NUMERIC)}
+    targets = {column_of(name, schema.targets): spec for name, spec in schema.targets.items()}
+    bytes_per_row = sum(int(np.prod(spec.shape)) * (4 if name in wide else 1) for name, spec in (images | wide).items())
     pieces: dict[str, list[Any]] = {f"{name}.{what}": [] for name in images for what in ("min", "max")}
+    pieces |= {f"{name}.{what}": [] for name in wide for what in ("missing", "infinite")}
     with pq.ParquetFile(file) as table:
-        names = [name for name in (*RESERVED, *_numbers(schema)) if name in table.schema_arrow.names]
+        wanted = ("id", "row_origin", "content", "split", "group", *targets, *_numbers(schema))
+        names = [name for name in wanted if name in table.schema_arrow.names]
         shapes = {name: "x".join(map(str, table.schema_arrow.field(name).type.shape)) for name in images}
-        for batch in table.iter_batches(max(1, BATCH_BYTES // bytes_per_row), columns=list(images)) if images else ():
+        blocks = table.iter_batches(max(1, BATCH_BYTES // max(1, bytes_per_row)), columns=[*images, *wide])
+        for batch in blocks if images or wide else ():
+            for name in wide:
+                pieces[f"{name}.missing"].append(np.isnan(vectors(batch[name])).sum(axis=1))
+                pieces[f"{name}.infinite"].append(np.isinf(vectors(batch[name])).sum(axis=1))
             for name in images:
                 flat = pixels(batch[name]).reshape(len(batch), -1)
                 pieces[f"{name}.min"].append(flat.min(axis=1).astype(np.int64))
                 pieces[f"{name}.max"].append(flat.max(axis=1).astype(np.int64))
-    frame: pd.DataFrame = pq.read_table(file, columns=names).to_pandas()
+    rows = pq.read_table(file, columns=names)
+    for name, target in targets.items():
+        if target.kind == "labels":  # a list is no value that an expectation can look at
+            rows = rows.set_column(names.index(name), name, pc.binary_join(rows[name], SEPARATOR))
+    frame: pd.DataFrame = rows.to_pandas()
     own: dict[str, Any] = {key: np.concatenate(values) if values else [] for key, values in pieces.items()}
     for name, shape in shapes.items():
         own[f"{name}.contrast"] = np.subtract(own[f"{name}.max"], own[f"{name}.min"])
@@ -209,6 +196,18 @@ def _numeric(values: "pd.DataFrame") -> list[Check]:
     ]
 
 
+def _vector(name: str) -> list[Check]:
+    """What must hold for the numbers of a vector."""
+    return [
+        Check(
+            "expect_column_values_to_be_between",
+            {"column": f"{name}.{what}", "max_value": 0},
+            f"the vector {name} has {what} values; correct or remove the rows",
+        )
+        for what in ("missing", "infinite")
+    ]
+
+
 def _worst(counts: "pd.Series[int]") -> str:
     """The columns concerned, most affected first."""
     concerned = counts[counts > 0].sort_values(ascending=False, kind="stable")
@@ -245,16 +244,23 @@ def _image(name: str, spec: "Input") -> list[Check]:
     ]
 
 
-def _counts(frame: "pd.DataFrame", classes: list[str]) -> dict[str, Any]:
-    """Rows, labelled rows and labelled rows of each class in each split."""
+def _counts(frame: "pd.DataFrame", schema: "Schema", validation: "Validation") -> dict[str, Any]:
+    """Rows, rows of which a target is known, and labelled rows of each class of the first target, in each split."""
+    from distillery.targets import column_of
+
+    columns = {name: column_of(name, schema.targets) for name in schema.targets}
+    first = schema.targets[schema.target]
     splits = {}
     for split in SPLITS:
         rows = frame[frame["split"] == split]
-        labels = rows["target"].value_counts()
-        names = [*classes, *sorted(set(labels.index) - set(classes))]
+        classes: dict[str, int] = {}
+        if first.kind == "classes":
+            labels = rows[columns[schema.target]].value_counts()
+            known = class_names(schema.target, schema, validation)
+            classes = {name: int(labels.get(name, 0)) for name in [*known, *sorted(set(labels.index) - set(known))]}
         splits[split] = {
             "rows": len(rows),
-            "labelled": int(labels.sum()),
-            "classes": {name: int(labels.get(name, 0)) for name in names},
+            "labelled": int(rows[list(columns.values())].notna().any(axis=1).sum()),
+            "classes": classes,
         }
     return {"splits": splits}

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distillery import table
+from distillery import table, targets
 from distillery.errors import UserError
 from distillery.schema import Schema
 from tests.data_fixtures import images, project, rows, stage, table_of, tensor, write_image, write_table
 
-ROLES = table.Roles(inputs=("a", "b"), target="label")
+ROLES = table.Roles(inputs=("a", "b"), targets={"label": "classes"})
 SHARES = table.Shares(train=0.7, validation=0.1, test=0.2)
 
 
@@ -26,7 +26,7 @@ def test_the_table_holds_names_split_target_and_inputs(tmp_path: Path) -> None:
     )
     summary = stage(tmp_path, "ingest")
     assert summary == {
-        "rows": 30, "train": 18, "validation": 6, "test": 6, "labelled": 30, "classes": 2, "dropped": 0,
+        "rows": 30, "train": 18, "validation": 6, "test": 6, "labelled": 30, "outputs": 2, "dropped": 0,
     }  # fmt: skip
     written = table_of(tmp_path)
     assert written.column_names == ["id", "row_origin", "content", "split", "target", "b", "image", "a"]
@@ -99,7 +99,7 @@ def test_another_border_between_train_and_validation_leaves_the_test_split_alone
 
 def test_a_group_stays_together() -> None:
     columns = large() | {"patient": np.arange(4000) // 4}
-    written = build(columns, table.Roles(inputs=("a", "b"), target="label", group="patient"))
+    written = build(columns, table.Roles(inputs=("a", "b"), targets={"label": "classes"}, group="patient"))
     assert written["group"][5].as_py() == "1"
     splits = written.group_by("group").aggregate([("split", "count_distinct")])
     assert set(splits["split_count_distinct"].to_pylist()) == {1}
@@ -111,14 +111,14 @@ def test_an_id_follows_from_the_inputs_alone() -> None:
     ids = build(base)["id"].to_pylist()
     assert all(len(name) == 32 for name in ids)
     same = {"b": base["b"], "a": [-0.0, 1.0, None], "label": ["y", "y", "y"]}
-    assert build(same, table.Roles(inputs=("b", "a"), target="label"))["id"].to_pylist() == ids
+    assert build(same, table.Roles(inputs=("b", "a"), targets={"label": "classes"}))["id"].to_pylist() == ids
     other = base | {"b": [1.0, 2.0, 3.5]}
     assert [one == two for one, two in zip(build(other)["id"].to_pylist(), ids, strict=True)] == [True, True, False]
 
 
 def test_an_image_counts_in_the_id_wherever_it_lies_in_memory() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 4), dtype=np.uint8)
-    roles = table.Roles(inputs=("image",), target="label")
+    roles = table.Roles(inputs=("image",), targets={"label": "classes"})
     label = ["x"] * 6
     ids = build({"image": tensor(pixels), "label": label}, roles)["id"].to_pylist()
     chunks = pa.chunked_array([tensor(pixels[:2]), tensor(pixels[2:])])
@@ -139,7 +139,7 @@ def test_an_image_counts_in_the_id_wherever_it_lies_in_memory() -> None:
     ],
 )
 def test_labels_become_text(labels: Any, names: list[str | None], classes: tuple[str, ...]) -> None:
-    roles = table.Roles(inputs=("a",), target="label", split="part")
+    roles = table.Roles(inputs=("a",), targets={"label": "classes"}, split="part")
     raw = pa.table({"a": [1, 2, 3, 4], "label": labels, "part": ["train"] * 4})
     written, schema = table.build(raw, roles, SHARES)
     assert written["target"].to_pylist() == names
@@ -152,6 +152,55 @@ def test_missing_and_infinite_numbers_survive_for_validate_to_name() -> None:
     assert written["b"].to_pylist() == [1.0, 2.0, 3.0, None]
 
 
+def test_a_vector_is_an_input_of_its_own_and_part_of_the_id(tmp_path: Path) -> None:
+    roles = table.Roles(inputs=("v", "a"), targets={"label": "classes"})
+    lists = pa.array([[1, 2], [3, 4], None])
+    raw = pa.table({"v": lists, "a": [1, 2, 3], "label": ["x", "y", "x"]})
+    written, schema = table.build(raw, roles, table.Shares(0.98, 0.01, 0.01))
+    assert schema.inputs["v"].shape == (2,) and schema.inputs["v"].columns == ("v",)
+    pq.write_table(written, tmp_path / "table.parquet")
+    back = pq.read_table(tmp_path / "table.parquet")["v"].combine_chunks()
+    np.testing.assert_array_equal(table.vectors(back), [[1, 2], [3, 4], [np.nan, np.nan]])
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([[1, 2], [3, 5], [0, 0]], np.float32))
+    other, _ = table.build(raw.set_column(0, "v", tensors), roles, SHARES)
+    assert [one == two for one, two in zip(written["id"], other["id"], strict=True)] == [True, False, False]
+
+
+def test_several_targets_stand_beside_each_other() -> None:
+    raw = pa.table(
+        {
+            "a": range(6),
+            "kind": ["x", "y", None, "x", "y", "x"],
+            "price": ["1.5", "2", "", "1e3", "0", "7"],
+            "tags": ["red|round", "|", None, "round", " red ", "new"],
+            "part": ["train"] * 5 + ["test"],
+        }
+    )
+    kinds = {"kind": "classes", "price": "number", "tags": "labels"}
+    written, schema = table.build(raw, table.Roles(("a",), kinds, split="part"), SHARES)
+    assert written["target.price"].to_pylist() == [1.5, 2.0, None, 1000.0, 0.0, 7.0]
+    assert written["target.tags"].to_pylist() == [["red", "round"], [], None, ["round"], ["red"], ["new"]]
+    assert [target.names for target in schema.targets.values()] == [("x", "y"), (), ("red", "round")]
+    assert schema.outputs == 5 and schema.part("tags") == slice(3, 5)
+    hot = targets.values(written["target.tags"], schema.targets["tags"])
+    np.testing.assert_array_equal(hot, [[1, 1], [0, 0], [np.nan] * 2, [0, 1], [1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        ("number", ["1", "dear"], "'y' holds 'dear' in row 2: write a number, or say `classes`"),
+        ("number", [None, None], "no training row has a label in column 'y'"),
+        ("labels", [1, 2], "'y' holds int64: labels are a list of names, or text with | between them"),
+        ("classes", [1.5, 2.0], r"to predict a quantity say `target: \{column: number\}`"),
+    ],
+)
+def test_a_target_of_another_kind_is_told(kind: Any, values: Any, message: str) -> None:
+    raw = pa.table({"a": [1, 2], "y": values, "part": ["train"] * 2})
+    with pytest.raises(UserError, match=message):
+        table.build(raw, table.Roles(("a",), {"y": kind}, split="part"), SHARES)
+
+
 def copies() -> dict[str, Any]:
     return {
         "key": ["k1", "k2", "k3", "k4"],
@@ -162,7 +211,7 @@ def copies() -> dict[str, Any]:
     }
 
 
-KEYED = table.Roles(inputs=("a", "b"), target="label", key="key", split="part")
+KEYED = table.Roles(inputs=("a", "b"), targets={"label": "classes"}, key="key", split="part")
 
 
 def test_copies_stay_unless_they_are_to_be_dropped() -> None:
@@ -197,7 +246,8 @@ def replaced(**changes: Any) -> dict[str, Any]:
         (replaced(part=["train"] * 9 + [None]), "split column 'part' is empty in raw.parquet row 10"),
         (replaced(a=["1.5"] * 8 + ["low", "2"]), r"column 'a' holds text \(low in raw.parquet row 9\).*not there yet"),
         (replaced(a=pa.array([0] * 10, pa.date32())), "column 'a' holds date32.*neither a number nor an image"),
-        (replaced(a=pa.array([[1.0]] * 10)), "column 'a' holds list.*neither a number nor an image"),
+        (replaced(a=pa.array([["x"]] * 10)), "column 'a' holds list.*neither a number nor an image"),
+        (replaced(a=pa.array([[1.0]] * 9 + [[1.0, 2.0]])), "vector column 'a' holds 2 numbers in raw.parquet row 10"),
         (replaced(label=[1.0] * 4 + [2.5] * 6), "target column 'label' holds 2.5 in raw.parquet row 5"),
         (replaced(label=pa.array([0] * 10, pa.date32())), "target column 'label' holds date32"),
         (replaced(label=pa.array([None] * 10, pa.string())), "no training row has a label in column 'label'"),
@@ -242,4 +292,4 @@ def test_labels_seen_only_in_test_rows_are_no_classes(tmp_path: Path) -> None:
     columns["label"][4] = "maybe"
     write_table(project(tmp_path), columns)
     stage(tmp_path, "ingest")
-    assert json.loads((tmp_path / "data/table/schema.json").read_text())["classes"] == ["no", "yes"]
+    assert json.loads((tmp_path / "data/table/schema.json").read_text())["targets"]["label"]["names"] == ["no", "yes"]

@@ -127,6 +127,33 @@ def test_the_choice_of_labels_stays_when_rows_come_or_are_moved() -> None:
     assert (more[keep]).all(), "more labels keep those chosen before"
 
 
+def test_several_targets_are_hidden_together_and_numbers_know_their_scale(tmp_path: Path) -> None:
+    columns = COLUMNS | {"inputs": ["a", "b"], "target": {"label": "classes", "price": "number"}}
+    prices = [float(number) if number % 5 else None for number in range(30)]
+    objectives = {"label": [{"name": "kd"}], "price": [{"name": "mse_teacher"}]}
+    root = project(
+        tmp_path,
+        data={"columns": columns, "labelled": 8},
+        distill={"teachers": ["small"], "objectives": objectives, "training": {}},
+    )
+    write_table(root, rows(30) | {"price": prices})
+    stages(root, "ingest", "validate", "prepare")
+    train, test = (Columns.open(root / f"data/prepared/{name}") for name in ("train", "test"))
+    assert len(train.labelled) == 8
+    hidden = np.setdiff1d(np.arange(len(train)), train.labelled)
+    assert np.isnan(train.targets["price"][hidden]).all() and (train.targets["label"][hidden] == -1).all()
+    known = train.targets["price"][~np.isnan(train.targets["price"])]
+    price = test.schema.targets["price"]
+    assert (price.mean, price.deviation) == pytest.approx((known.mean(), known.std()), rel=1e-6)
+
+
+def test_fewer_labels_than_classes_are_refused(tmp_path: Path) -> None:
+    write_table(project(tmp_path, data={"labelled": 1}), rows())
+    stage(tmp_path, "ingest")
+    with pytest.raises(UserError, match=r"data\.labelled: 1 labels cannot show all 2 classes"):
+        stage(tmp_path, "prepare")
+
+
 def with_soft_targets(root: Path, **gate: float) -> Path:
     """A project whose untrained teacher has spoken."""
     write_table(project(root, validation={"soft_targets": gate}, data={"labelled": 6}), rows())

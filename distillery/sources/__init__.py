@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SOURCES = {
     "mnist5k": "distillery.sources.mnist5k",
     "digits": "distillery.sources.digits",
+    "diabetes": "distillery.sources.diabetes",
+    "multifeat": "distillery.sources.multifeat",
     "table": "distillery.sources.table",
     "images": "distillery.sources.images",
 }
@@ -33,11 +35,13 @@ class Options:
     Attributes:
         image_size: height and width that pictures of a folder are resized to; without it all must be of one size.
         image_mode: one or three channels.
+        texts: columns of names, whose values in a CSV are text even where they look like numbers: 01 is not 1.
         track: wraps a long loop, given its items, a description and their number; draws a bar.
     """
 
     image_size: tuple[int, int] | None = None
     image_mode: Literal["grey", "rgb"] = "rgb"
+    texts: tuple[str, ...] = ()
     track: Track = _silently
 
 

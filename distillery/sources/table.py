@@ -36,7 +36,9 @@ def load(path: Path, columns: Sequence[str], options: "Options") -> "pa.Table":
     base = path if path.is_dir() else path.parent
     # Types follow from the first block; with the whole file in it, no late label or fraction comes as a surprise.
     csv = ds.CsvFileFormat(
-        convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            strings_can_be_null=True, column_types=dict.fromkeys(options.texts, pa.string())
+        ),
         read_options=pyarrow.csv.ReadOptions(block_size=WHOLE_FILE),
     )
     tables = []
