@@ -17,7 +17,8 @@ class Columns:
     """The rows of one split, in the order of the table.
 
     Files in the folder: `schema.json`, `keys.npy` (uint64, a hash of each row's id), `target-<number>.npy` for every
-    target of the schema, in its order, and `<input>.npy` for every input.
+    target of the schema, in its order, and `<input>.npy` for every input. Of training rows also `hidden-<number>.npy`,
+    the targets before `data.labelled` hid some.
 
     Attributes:
         schema: inputs and targets.
@@ -41,8 +42,12 @@ class Columns:
         self.picks: dict[str, list[int] | None] = dict.fromkeys(inputs)
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, *, hidden: bool = False) -> Self:
         """Maps the columns of a folder written by `write`.
+
+        Args:
+            folder: of one split.
+            hidden: with the targets that were hidden.
 
         Raises:
             UserError: where a file is missing, damaged or of another length.
@@ -50,7 +55,8 @@ class Columns:
         schema = Schema.read(folder / "schema.json")
         try:
             keys = np.load(folder / "keys.npy")
-            targets = {name: np.load(folder / f"target-{at}.npy") for at, name in enumerate(schema.targets)}
+            file = "hidden" if hidden else "target"
+            targets = {name: np.load(folder / f"{file}-{at}.npy") for at, name in enumerate(schema.targets)}
             inputs = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in schema.inputs}
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is damaged ({error}); run `python -m flows run prepare --force`") from None

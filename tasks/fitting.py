@@ -32,11 +32,10 @@ class Splits:
     validation: Columns
 
     @classmethod
-    def open(cls, stage: Stage) -> "Splits":
-        """Maps the prepared columns."""
-        return cls(
-            Columns.open(stage.path("data/prepared/train")), Columns.open(stage.path("data/prepared/validation"))
-        )
+    def open(cls, stage: Stage, *, hidden: bool = False) -> "Splits":
+        """Maps the prepared columns; `hidden`: with the training labels that `data.labelled` hides."""
+        train = Columns.open(stage.path("data/prepared/train"), hidden=hidden)
+        return cls(train, Columns.open(stage.path("data/prepared/validation")))
 
 
 def start(

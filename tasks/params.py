@@ -151,6 +151,9 @@ class TeacherConfig(Config):
 
     inputs: tuple[str, ...] | None = Field(None, min_length=1, description="the columns it reads; by default all")
     model: TeacherModel
+    labels: Literal["visible", "all"] = Field(
+        "visible", description="all: also those that data.labelled hides from everybody else"
+    )
     training: TrainingConfig = TrainingConfig()
 
 

@@ -53,6 +53,7 @@ def run(stage: Stage) -> Summary:
             _check_number(stage.params.data.labelled, schema)
             strata = _strata(schema, known, any_known)
             kept = keep_labels(strata, keys, rows, stage.params.data.labelled, int(strata.max()) + 1)
+            hidden = [values[chosen] for values in known.values()]
             for values in known.values():
                 values[~kept] = UNLABELLED if values.dtype == np.int64 else np.nan
             schema = _with_scale(schema, known)
@@ -68,6 +69,9 @@ def run(stage: Stage) -> Summary:
         np.save(folder / "keys.npy", keys[chosen])
         for at, values in enumerate(known.values()):
             np.save(folder / f"target-{at}.npy", values[chosen])
+        if split == "train":
+            for at, values in enumerate(hidden):
+                np.save(folder / f"hidden-{at}.npy", values)
         _write_inputs(stage.path(f"data/table/{name}.parquet"), chosen, schema, folder)
         summary[split] = int(chosen.sum())
     return summary
