@@ -76,7 +76,8 @@ def train(
         seed: of order, augmentation and dropout.
         rows: (n,) which training rows take part.
         teachers: frozen ones whom the objectives listen to, by name.
-        peers: networks that are trained beside it, by name; the losses may listen to them and to `student`.
+        peers: networks that are trained beside it, by name; the losses may listen to them and to `student`. They end
+            with the weights of the last epoch.
         lessons: the loss of each peer, and of each of the network's exits (`exit_1`, ...).
         steps_per_epoch: by default one pass over the rows; more go over them again.
         checkpoint: file to resume from and to write; none is written where it is None.

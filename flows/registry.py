@@ -91,6 +91,8 @@ def register(root: Path, tracker: Tracker, parent_run: str | None) -> list[Regis
             tags=shared | _scores(evaluation, f"teacher-{key}") | _dvc_hash(root, f"models/teachers/{key}"),
         )
         for key in keys
+        # An api is somebody else's, and there is no file of it.
+        if evaluation.models[f"teacher-{key}"].onnx is not None
     ]
     try:
         found = [_register(root, tracker, run, model) for model in teachers]

@@ -65,7 +65,7 @@ def _table(evaluation: Evaluation, *, narrow: bool) -> "Table":
     return table
 
 
-def _cells(label: str, scores: Scores, deployed: Deployed, parameters: str, *, narrow: bool) -> list[str]:
+def _cells(label: str, scores: Scores, deployed: Deployed | None, parameters: str, *, narrow: bool) -> list[str]:
     """One line of the table."""
 
     def estimate(found: Estimate | None) -> str:
@@ -80,8 +80,10 @@ def _cells(label: str, scores: Scores, deployed: Deployed, parameters: str, *, n
         estimate(scores.macro_f1),
         "" if scores.agreement is None else f"{100 * scores.agreement.value:.1f}",
         parameters,
-        wording.size(deployed.size),
-        f"{deployed.latency_ms:.3g}",
-        wording.rate(deployed.throughput),
+        *(
+            ("", "", "")
+            if deployed is None
+            else (wording.size(deployed.size), f"{deployed.latency_ms:.3g}", wording.rate(deployed.throughput))
+        ),
     ]
     return cells[:-1] if narrow else cells

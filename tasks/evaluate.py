@@ -69,14 +69,16 @@ def run(stage: Stage) -> Summary:
         }
         for split, columns in splits.items()
     }
-    files = _onnx_files(exported, [candidate.name for candidate in todo])
+    files = _onnx_files(exported, [candidate.name for candidate in todo if candidate.exported])
     times = timing.measure({name: stage.path(file) for name, file in files.items()}, splits["test"])
 
     def scores(name: str, logits: Logits, split: SplitName) -> Scores:
         heard = outputs[split][teacher] if teacher is not None and name != teacher else None
         return _scores(logits, splits[split].target, heard, settings)
 
-    def deployed(name: str, variant: str) -> Deployed:
+    def deployed(name: str, variant: str) -> Deployed | None:
+        if variant not in files:
+            return None
         logits = predict_by_onnx(open_session(stage.path(files[variant])), splits["test"])
         return Deployed(
             file=files[variant],
@@ -89,13 +91,13 @@ def run(stage: Stage) -> Summary:
         candidate.name: Measured(
             role=candidate.role,
             model=networks[candidate.name].config,
-            parameters=networks[candidate.name].parameter_count,
+            parameters=networks[candidate.name].parameter_count if candidate.exported else None,
             weights_sha256=_sha256(stage.path(candidate.folder) / "weights.safetensors"),
             best_epoch=_best_epoch(stage.path(candidate.folder)),
             validation=scores(candidate.name, outputs["validation"][candidate.name], "validation"),
             test=scores(candidate.name, outputs["test"][candidate.name], "test"),
             onnx=deployed(candidate.name, candidate.name),
-            int8=deployed(candidate.name, f"{candidate.name}.int8") if f"{candidate.name}.int8" in files else None,
+            int8=deployed(candidate.name, f"{candidate.name}.int8"),
         )
         for candidate in todo
     }
@@ -117,7 +119,7 @@ def run(stage: Stage) -> Summary:
         teacher=teacher,
         splits={name: _facts(columns) for name, columns in splits.items()},
         models=models,
-        exports={name: exported.models[name] for name in models},
+        exports={candidate.name: exported.models[candidate.name] for candidate in todo if candidate.exported},
         comparisons=comparisons,
         shipped=shipped,
         runtime=_runtime(),
@@ -233,6 +235,7 @@ def _ship(stage: Stage, models: dict[str, Measured]) -> Shipped:
     for name in ("weights.safetensors", "model.json"):
         _copy(stage.path(f"models/{chosen}/{name}"), folder / name)
     model = models[chosen]
+    assert model.onnx is not None, "a student is exported"
     _copy(stage.path(model.onnx.file), folder / "model.onnx")
     if model.int8 is not None:
         _copy(stage.path(model.int8.file), folder / "model.int8.onnx")

@@ -21,7 +21,7 @@ def run(stage: Stage) -> Summary:
     folder.mkdir()
     splits = {name: Columns.open(stage.path(f"data/prepared/{name}")) for name in ("train", "validation", "test")}
     models = {}
-    todo = candidates(stage.params)
+    todo = [candidate for candidate in candidates(stage.params) if candidate.exported]
     for candidate in stage.progress.track(todo, "Exporting to ONNX", len(todo)):
         network = load_model(stage.path(candidate.folder))
         expected = predict_by_pytorch(network, splits["test"])

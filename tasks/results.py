@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from distillery.config import Config, ModelConfig
+from distillery.config import Api, Config, TeacherModel
 from distillery.errors import UserError
 from distillery.schema import Input
 from tasks.params import Params
@@ -27,11 +27,13 @@ class Candidate(Config):
         name: `teacher-<key>`, `baseline`, `distilled` or `finetuned`; also the name of its ONNX file.
         role: what it is for.
         folder: of the saved model, relative to the project.
+        exported: whether it has an ONNX file; an api has none.
     """
 
     name: str
     role: Role
     folder: str
+    exported: bool = True
 
     @property
     def is_student(self) -> bool:
@@ -42,7 +44,12 @@ class Candidate(Config):
 def candidates(params: Params) -> list[Candidate]:
     """Every model that is exported and measured: the teachers listened to, then the students."""
     teachers = [
-        Candidate(name=f"teacher-{key}", role="teacher", folder=f"models/teachers/{key}")
+        Candidate(
+            name=f"teacher-{key}",
+            role="teacher",
+            folder=f"models/teachers/{key}",
+            exported=not isinstance(params.teachers[key].model, Api),
+        )
         for key in params.distill.teachers
     ]
     students: list[Role] = ["baseline", "distilled", "finetuned"]
@@ -192,23 +199,23 @@ class Measured(Config):
     Attributes:
         role: teacher, baseline, distilled or finetuned.
         model: its parameters in `params.yaml`.
-        parameters: trainable numbers.
+        parameters: trainable numbers; nobody knows those of an api.
         weights_sha256: of its weights file.
         best_epoch: the epoch that the validation split picked.
         validation: scores by PyTorch.
         test: scores by PyTorch.
-        onnx: its exported file.
+        onnx: its exported file; an api has none.
         int8: the quantised file, where one was kept.
     """
 
     role: Role
-    model: ModelConfig
-    parameters: int
+    model: TeacherModel
+    parameters: int | None
     weights_sha256: str
     best_epoch: int | None
     validation: Scores
     test: Scores
-    onnx: Deployed
+    onnx: Deployed | None
     int8: Deployed | None
 
 

@@ -36,9 +36,9 @@ def number(value: float) -> str:
     return f"{value:.3f}"
 
 
-def count(value: float) -> str:
-    """`308,074`."""
-    return f"{value:,.0f}"
+def count(value: float | None) -> str:
+    """`308,074`; a dash where nobody knows."""
+    return "\u2013" if value is None else f"{value:,.0f}"
 
 
 def size(value: float) -> str:

@@ -178,7 +178,8 @@ def project(root: Path, *stages: str, **sections) -> Path:
     """A project on digits in which some stages were run; `sections` are laid over its parameters."""
     params = yaml.safe_load(PARAMS)
     for name, section in sections.items():
-        params[name] = params[name] | section if section and isinstance(params[name], dict) else section
+        laid = {**params[name], **section} if section else {}
+        params[name] = {key: value for key, value in laid.items() if value is not None}
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     loader = Path("distillery/sources/digits.py")
