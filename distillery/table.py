@@ -171,6 +171,30 @@ def image_shape(kind: Any) -> tuple[int, ...]:
     return shape if len(shape) == IMAGE_DIMENSIONS else (1, *shape)
 
 
+def values(rows: pa.RecordBatch | pa.Table, spec: Input) -> npt.NDArray[np.generic]:
+    """(N, *shape) of one input, from columns in the table's types."""
+    first = whole(rows[spec.columns[0]])
+    if spec.kind == "image":
+        return pixels(first)
+    if is_vector(first.type):
+        return vectors(first)
+    return np.stack([numbers(rows[column]) for column in spec.columns], axis=1)
+
+
+def unnamed(raw: pa.Table, roles: Roles) -> tuple[pa.Table, dict[str, Input]]:
+    """Rows that need no target and take part in no split: `id` and `row_origin`, as `build` gives them, and the inputs.
+
+    A key may stand twice here, since nothing is aligned by it.
+
+    Raises:
+        UserError: where a column cannot have its role.
+    """
+    origin = _origin(raw)
+    inputs, columns = _inputs(raw, roles, origin)
+    ids = content_ids(columns) if roles.key is None else _filled(raw, roles.key, "key", origin)
+    return pa.table({"id": ids, "row_origin": origin} | columns), inputs
+
+
 def _origin(raw: pa.Table) -> pa.Array:
     """Where the user finds each row: what the source says, else its number."""
     if "row_origin" in raw.column_names:

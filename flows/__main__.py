@@ -39,6 +39,10 @@ def _dispatch(options: argparse.Namespace, root: Path) -> int:
         from flows.scenarios import init
 
         return init(root, options.name, force=options.force)
+    if options.command == "predict":
+        from flows.predict import predict
+
+        return predict(root, options.input, options.output, options.model)
     if options.dry_run:
         from flows.dry_run import show
 
@@ -68,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     server = commands.add_parser("server", parents=[shared], help="keep Prefect and MLflow running")
     server.add_argument("--prefect-port", type=int, default=4200, metavar="PORT", help="default 4200; 0: a free one")
     server.add_argument("--mlflow-port", type=int, default=5000, metavar="PORT", help="default 5000; 0: a free one")
+
+    predict = commands.add_parser("predict", parents=[shared], help="what a model says of a table or of images")
+    predict.add_argument("--input", type=Path, required=True, metavar="PATH", help="Parquet, CSV or a folder of images")
+    predict.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .parquet file to write")
+    predict.add_argument(
+        "--model", metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder; default: the champion"
+    )
 
     init = commands.add_parser("init", parents=[shared], help="take the parameters of a scenario")
     init.add_argument("name", nargs="?", metavar="NAME", help="of scenarios/NAME.yaml; none: list them")

@@ -11,9 +11,8 @@ from tasks.stage import Stage, Summary
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import pyarrow as pa
 
-    from distillery.schema import Input, Schema
+    from distillery.schema import Schema
 
 FILES = {"train": "rows", "validation": "rows", "test": "test"}
 BATCH_BYTES = 1 << 22
@@ -191,6 +190,8 @@ def _write_inputs(file: Path, chosen: "npt.NDArray[np.bool_]", schema: "Schema",
     import numpy as np
     import pyarrow.parquet as pq
 
+    from distillery.table import values
+
     count = int(chosen.sum())
     arrays = {}
     for name, spec in schema.inputs.items():
@@ -209,19 +210,5 @@ def _write_inputs(file: Path, chosen: "npt.NDArray[np.bool_]", schema: "Schema",
             here = chosen[read : read + len(batch)]
             end = written + int(here.sum())
             for name, spec in schema.inputs.items():
-                arrays[name][written:end] = _values(batch, spec)[here]
+                arrays[name][written:end] = values(batch, spec)[here]
             read, written = read + len(batch), end
-
-
-def _values(batch: "pa.RecordBatch", spec: "Input") -> "npt.NDArray[np.generic]":
-    """(B, *shape) of one input."""
-    import numpy as np
-
-    from distillery.table import is_vector, numbers, pixels, vectors
-
-    first = batch[spec.columns[0]]
-    if spec.kind == "image":
-        return pixels(first)
-    if is_vector(first.type):
-        return vectors(first)
-    return np.stack([numbers(batch[column]) for column in spec.columns], axis=1)

@@ -31,26 +31,13 @@ def load(path: Path, columns: Sequence[str], options: "Options") -> "pa.Table":
     Raises:
         UserError: naming a file that is no image, is damaged, has another size or stands outside the sub-folders.
     """
-    import numpy as np
     import pyarrow as pa
 
     if not path.is_dir():
         raise UserError(f"{path} is no folder; data.source images needs one with a sub-folder for each class")
     files = _files(path)
     labels = [file.relative_to(path).parts[0] for file in files]
-    decode = partial(_decode, size=options.image_size, mode=options.image_mode)
-    first = decode(files[0])
-    images = np.empty((len(files), *first.shape), np.uint8)
-    with ThreadPoolExecutor() as pool:
-        decoded = options.track(pool.map(decode, files), "images", len(files))
-        for number, (file, image) in enumerate(zip(files, decoded, strict=True)):
-            if image.shape != first.shape:
-                pool.shutdown(cancel_futures=True)
-                raise UserError(
-                    f"{file} is {image.shape[1]}x{image.shape[2]}, {files[0]} is {first.shape[1]}x{first.shape[2]} "
-                    "(height x width): set ingest.image_size to resize all"
-                )
-            images[number] = image
+    images = decoded(files, options)
     return pa.table(
         {
             "image": pa.FixedShapeTensorArray.from_numpy_ndarray(images),
@@ -63,15 +50,44 @@ def load(path: Path, columns: Sequence[str], options: "Options") -> "pa.Table":
     )
 
 
-def _files(path: Path) -> list[Path]:
-    """The images, in the order of their paths."""
-    files = sorted(
+def decoded(files: Sequence[Path], options: "Options") -> "npt.NDArray[np.uint8]":
+    """(N, channels, height, width) of some images, decoded side by side.
+
+    Raises:
+        UserError: naming a file that is no image, is damaged or has another size than the first.
+    """
+    import numpy as np
+
+    decode = partial(_decode, size=options.image_size, mode=options.image_mode)
+    first = decode(files[0])
+    images = np.empty((len(files), *first.shape), np.uint8)
+    with ThreadPoolExecutor() as pool:
+        tracked = options.track(pool.map(decode, files), "images", len(files))
+        for number, (file, image) in enumerate(zip(files, tracked, strict=True)):
+            if image.shape != first.shape:
+                pool.shutdown(cancel_futures=True)
+                raise UserError(
+                    f"{file} is {image.shape[1]}x{image.shape[2]}, {files[0]} is {first.shape[1]}x{first.shape[2]} "
+                    "(height x width): set ingest.image_size to resize all"
+                )
+            images[number] = image
+    return images
+
+
+def found(path: Path) -> list[Path]:
+    """All files but hidden ones and those of DVC, in the order of their paths."""
+    return sorted(
         file
         for file in path.rglob("*")
         if file.is_file()
         and file.suffix != ".dvc"
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
+
+
+def _files(path: Path) -> list[Path]:
+    """The images, each below the folder of its class."""
+    files = found(path)
     outside = [file for file in files if file.parent == path]
     if outside:
         raise UserError(f"{outside[0]} stands outside the class folders: move it into one, into {UNLABELLED}/, or away")

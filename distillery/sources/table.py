@@ -42,7 +42,7 @@ def load(path: Path, columns: Sequence[str], options: "Options") -> "pa.Table":
         read_options=pyarrow.csv.ReadOptions(block_size=WHOLE_FILE),
     )
     tables = []
-    for file in _files(path):
+    for file in files_of(path):
         kind = FORMATS[file.suffix.lower()]
         form = ds.ParquetFileFormat() if kind == "parquet" else csv
         try:
@@ -83,7 +83,7 @@ def _parquet(data: "ds.FileSystemDataset", columns: Sequence[str]) -> "pa.Table"
     return rows
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """The files of a table, all of one format."""
     if path.is_file():
         if path.suffix.lower() not in FORMATS:
