@@ -17,9 +17,11 @@ from distillery.columns import Columns
 from distillery.errors import UserError
 from distillery.inference import OUTPUT, Feed, feed, logits, open_session, predict
 from distillery.models.network import Network
+from distillery.schema import Schema
 
 # Rounding may swap two classes of nearly equal logits in a row or two; beyond that the export is wrong.
 LARGEST_SHARE_OF_OTHER_CLASS = 0.001
+LARGEST_DIFFERENCE = 0.01  # in logits, or in deviations of a number
 CALIBRATION_ROWS = 512
 _CALIBRATION_BATCH = 64
 
@@ -29,17 +31,24 @@ class Check:
     """How close two versions of a model are on the same rows.
 
     Attributes:
-        largest_difference: of any logit.
-        equal_argmax: share of rows with the same class.
+        largest_difference: of any output, numbers in units of their deviation.
+        equal_argmax: share of rows with the same class of every target that has some; None where none has.
     """
 
     largest_difference: float
-    equal_argmax: float
+    equal_argmax: float | None
 
     @classmethod
-    def of(cls, ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> "Check":
-        """Compares (N, C) with (N, C) logits."""
-        return cls(float(np.abs(ours - theirs).max()), float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()))
+    def of(cls, ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32], schema: Schema) -> "Check":
+        """Compares (N, O) with (N, O) outputs of the targets of a schema."""
+        largest, equal = 0.0, np.ones(len(ours), bool)
+        for name, target in schema.targets.items():
+            first, second = (outputs[:, schema.part(name)] for outputs in (ours, theirs))
+            largest = max(largest, float(np.abs(first - second).max(initial=0.0)) / target.deviation)
+            if target.kind == "classes":
+                equal &= first.argmax(axis=1) == second.argmax(axis=1)
+        has_classes = any(target.kind == "classes" for target in schema.targets.values())
+        return cls(largest, float(equal.mean()) if has_classes else None)
 
 
 def digest(file: Path) -> str:
@@ -108,12 +117,12 @@ def _quiet() -> Iterator[None]:
 
 
 def check(file: Path, expected: npt.NDArray[np.float32], columns: Columns) -> Check:
-    """Compares an ONNX file with PyTorch's logits of the same rows, in whole batches and in small ones.
+    """Compares an ONNX file with PyTorch's outputs of the same rows, in whole batches and in small ones.
 
     Args:
         file: the model.
-        expected: (N, C), what PyTorch says of all rows of `columns`.
-        columns: the rows.
+        expected: (N, O), what PyTorch says of all rows of `columns`.
+        columns: the rows, with the inputs that the model reads.
 
     Raises:
         UserError: where an output is not finite, or more rows than rounding explains get another class.
@@ -124,8 +133,13 @@ def check(file: Path, expected: npt.NDArray[np.float32], columns: Columns) -> Ch
     got = predict(session, columns)
     if not np.isfinite(got).all():
         raise UserError(f"{file.name}: outputs are finite in PyTorch but not in ONNX Runtime; simplify the model")
-    found = Check.of(expected, got)
-    other = round((1 - found.equal_argmax) * len(columns))
+    found = Check.of(expected, got, columns.schema)
+    other = round((1 - found.equal_argmax) * len(columns)) if found.equal_argmax is not None else 0
+    if found.largest_difference > LARGEST_DIFFERENCE and found.equal_argmax is None:
+        raise UserError(
+            f"{file.name}: outputs differ from PyTorch's by {found.largest_difference:.3g}; "
+            "the exporter does not support this model"
+        )
     if other > max(1, LARGEST_SHARE_OF_OTHER_CLASS * len(columns)):
         raise UserError(
             f"{file.name}: {other} of {len(columns)} rows get another class than in PyTorch "
@@ -133,7 +147,9 @@ def check(file: Path, expected: npt.NDArray[np.float32], columns: Columns) -> Ch
         )
     for size in (1, 7):
         few = logits(session, feed(columns, slice(0, size)))
-        if few.shape != got[:size].shape or not np.allclose(few, got[:size], rtol=1e-3, atol=1e-3):
+        if few.shape != got[:size].shape or (
+            Check.of(few, got[:size], columns.schema).largest_difference > 1e-3 + 1e-3 * float(np.abs(got).max())
+        ):
             raise UserError(f"{file.name} answers differently in a batch of {size}; the model mixes rows of a batch")
     return found
 

@@ -33,12 +33,11 @@ class Timing:
     throughput: float
 
 
-def measure(files: Mapping[str, Path], columns: Columns, seconds: float = 20.0) -> dict[str, Timing]:
+def measure(files: Mapping[str, tuple[Path, Columns]], seconds: float = 20.0) -> dict[str, Timing]:
     """Times every file with ONNX Runtime on one thread.
 
     Args:
-        files: name -> ONNX file.
-        columns: rows to ask about; repeated where there are fewer than a batch.
+        files: name -> ONNX file, and rows to ask it about, which are repeated where there are fewer than a batch.
         seconds: begin no further round after this long, once a few are done.
 
     Returns:
@@ -47,15 +46,15 @@ def measure(files: Mapping[str, Path], columns: Columns, seconds: float = 20.0) 
     Raises:
         UserError: where there is no row.
     """
-    if not len(columns):
+    if not all(len(columns) for _, columns in files.values()):
         raise UserError("there is no row to measure latency with: the split is empty")
-    sessions = {name: open_session(file, threads=1) for name, file in files.items()}
-    single = feed(columns, slice(0, 1))
-    batch = feed(columns, np.arange(BATCH) % len(columns))
-    for session in sessions.values():
+    sessions = {name: open_session(file, threads=1) for name, (file, _) in files.items()}
+    single = {name: feed(columns, slice(0, 1)) for name, (_, columns) in files.items()}
+    batch = {name: feed(columns, np.arange(BATCH) % len(columns)) for name, (_, columns) in files.items()}
+    for name, session in sessions.items():
         for _ in range(3):
-            _clock(session, single)
-        _clock(session, batch)
+            _clock(session, single[name])
+        _clock(session, batch[name])
     singles: dict[str, list[float]] = {name: [] for name in sessions}
     batches: dict[str, list[float]] = {name: [] for name in sessions}
     start = time.perf_counter()
@@ -64,9 +63,9 @@ def measure(files: Mapping[str, Path], columns: Columns, seconds: float = 20.0) 
             break
         for name, session in sessions.items():
             # The first call after another model has used the caches is not what a service sees.
-            _clock(session, single)
-            singles[name] += [_clock(session, single) for _ in range(SINGLES_A_ROUND)]
-            batches[name].append(_clock(session, batch))
+            _clock(session, single[name])
+            singles[name] += [_clock(session, single[name]) for _ in range(SINGLES_A_ROUND)]
+            batches[name].append(_clock(session, batch[name]))
     return {
         name: Timing(
             float(np.median(singles[name]) * 1e3),

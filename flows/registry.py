@@ -191,7 +191,7 @@ def _upload(root: Path, tracker: Tracker, run: str | None, model: _Model, digest
             # Named here, else MLflow starts a process that loads the model and looks what it imports.
             pip_requirements=mlflow.onnx.get_default_pip_requirements(),
             onnx_execution_providers=["CPUExecutionProvider"],
-            metadata={"classes": list(schema.classes), "target": schema.target, "digest": digest},
+            metadata={**schema.model_dump(mode="json"), "digest": digest},
             # One file where that is possible; a protobuf ends at 2 GB.
             save_as_external_data=model.onnx.stat().st_size > 1e9,
             extra_files=[str(file) for file in (*model.saved, *model.extras)],
@@ -209,16 +209,17 @@ def _signature(schema: Schema, output: str) -> "ModelSignature":
     from mlflow.types import TensorSpec
 
     inputs = {name: TensorSpec(np.dtype(spec.dtype), (-1, *spec.shape), name) for name, spec in schema.inputs.items()}
-    outputs = TensorSpec(np.dtype("float32"), (-1, len(schema.classes)), output)
+    outputs = TensorSpec(np.dtype("float32"), (-1, schema.outputs), output)
     return ModelSignature(MlflowSchema([*inputs.values()]), MlflowSchema([outputs]))
 
 
 def _example(root: Path, schema: Schema) -> dict[str, object]:
     """The first row of the test split: input name -> (1, *shape)."""
-    import numpy as np
+    from distillery.columns import Columns
 
-    folder = root / "data" / "prepared" / "test"
-    return {name: np.array(np.load(folder / f"{name}.npy", mmap_mode="r")[:1]) for name in schema.inputs}
+    columns = Columns.open(root / "data" / "prepared" / "test").select(schema)
+    rows = columns.gather(slice(0, 1))
+    return {name: tensor.numpy() for name, tensor in zip(schema.inputs, rows, strict=True)}
 
 
 def _digest(model: _Model) -> str:
@@ -232,8 +233,8 @@ def _digest(model: _Model) -> str:
 
 def _scores(evaluation: Evaluation, candidate: str) -> dict[str, str]:
     """Test scores of a candidate."""
-    test = evaluation.models[candidate].test
-    return {"test_accuracy": f"{test.accuracy.value:.4f}", "test_macro_f1": f"{test.macro_f1.value:.4f}"}
+    test, primary = evaluation.models[candidate].test, evaluation.primary
+    return {f"test_{primary}": f"{test.figure(primary).value:.4f}"}
 
 
 def _dvc_hash(root: Path, path: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks import wording
-from tasks.results import EVALUATION, Deployed, Estimate, Evaluation, Scores, title
+from tasks.results import EVALUATION, ClassScores, Deployed, Estimate, Evaluation, LabelScores, Scores, title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +50,7 @@ def _table(evaluation: Evaluation, *, narrow: bool) -> "Table":
         caption="* ships; ONNX file, one thread: ms/row alone, rows/s in batches of 256",
     )
     table.add_column("model", no_wrap=True, max_width=24)
-    headings = ["accuracy", "macro-F1", "agrees", "parameters", "size", "ms/row", "rows/s"]
+    headings = [*_figures(evaluation), "parameters", "size", "ms/row", "rows/s"]
     for heading in headings[:-1] if narrow else headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, model in evaluation.models.items():
@@ -65,25 +65,40 @@ def _table(evaluation: Evaluation, *, narrow: bool) -> "Table":
     return table
 
 
+def _figures(evaluation: Evaluation) -> list[str]:
+    """What is told of each model: of one target its metrics, of several the main one of each and their mean."""
+    if len(evaluation.targets) > 1:
+        return ["mean score", *evaluation.targets]
+    (target,) = evaluation.targets.values()
+    return {
+        "classes": ["accuracy", "macro-F1", "agrees"],
+        "labels": ["micro-F1", "macro-F1", "agrees"],
+        "number": ["R²", "RMSE", "MAE"],
+    }[target.kind]
+
+
 def _cells(label: str, scores: Scores, deployed: Deployed | None, parameters: str, *, narrow: bool) -> list[str]:
     """One line of the table."""
 
-    def estimate(found: Estimate | None) -> str:
+    def share(found: Estimate | None) -> str:
         if found is None:
             return ""
         value = f"{100 * found.value:.1f}"
         return value if narrow else f"{value} ({100 * found.low:.1f}-{100 * found.high:.1f})"
 
-    cells = [
-        label,
-        estimate(scores.accuracy),
-        estimate(scores.macro_f1),
-        "" if scores.agreement is None else f"{100 * scores.agreement.value:.1f}",
-        parameters,
-        *(
-            ("", "", "")
-            if deployed is None
-            else (wording.size(deployed.size), f"{deployed.latency_ms:.3g}", wording.rate(deployed.throughput))
-        ),
-    ]
+    only = scores.only
+    if len(scores.targets) > 1:
+        figures = [share(scores.score), *(share(wording.main(found)) for found in scores.targets.values())]
+    elif isinstance(only, ClassScores):
+        agrees = "" if only.agreement is None else f"{100 * only.agreement.value:.1f}"
+        figures = [share(only.accuracy), share(only.macro_f1), agrees]
+    elif isinstance(only, LabelScores):
+        agrees = "" if only.agreement is None else f"{100 * only.agreement:.1f}"
+        figures = [share(only.micro_f1), share(only.macro_f1), agrees]
+    else:
+        figures = [share(only.r2), wording.digits(only.rmse.value), wording.digits(only.mae.value)]
+    costs = ["", "", ""]
+    if deployed is not None:
+        costs = [wording.size(deployed.size), f"{deployed.latency_ms:.3g}", wording.rate(deployed.throughput)]
+    cells = [label, *figures, parameters, *costs]
     return cells[:-1] if narrow else cells

@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tasks.results import Evaluation, Measured, Scores, title
+from tasks.results import ClassScores, Evaluation, NumberScores, Role, title
+from tasks.wording import METRIC, digits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,10 +43,10 @@ Curve = Sequence[tuple[int, float]]
 
 
 def curves(lines: Mapping[str, Curve], evaluation: Evaluation) -> str:
-    """Validation accuracy by epoch, the picked epoch marked.
+    """The deciding metric on the validation split by epoch, the picked epoch marked.
 
     Args:
-        lines: candidate -> (epoch, accuracy) of every epoch.
+        lines: candidate -> (epoch, metric) of every epoch.
         evaluation: roles and picked epochs.
     """
     from matplotlib.ticker import MaxNLocator
@@ -61,19 +62,19 @@ def curves(lines: Mapping[str, Curve], evaluation: Evaluation) -> str:
         if picked:
             axes.plot(*picked[0], "o", color=ROLE[measured.role], markersize=6, markeredgecolor=PAPER)
     axes.set_xlabel("Epoch")
-    axes.set_ylabel("Validation accuracy")
+    axes.set_ylabel(f"Validation {METRIC[evaluation.primary]}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _percent(axes.yaxis)
-    return _svg(figure, "curves", "Validation accuracy of each model by epoch")
+    return _svg(figure, "curves", f"Validation {METRIC[evaluation.primary]} of each model by epoch")
 
 
 def intervals(evaluation: Evaluation) -> str:
-    """Accuracy on the test split with its interval, one line a model."""
+    """The deciding metric on the test split with its interval, one line a model."""
     names = list(evaluation.models)
     figure, axes = _axes(0.8 + 0.58 * len(names))
     for at, name in enumerate(names):
         measured = evaluation.models[name]
-        found = measured.test.accuracy
+        found = measured.test.figure(evaluation.primary)
         colour = ROLE[measured.role]
         y = len(names) - 1 - at
         axes.plot([found.low, found.high], [y, y], color=colour, linewidth=3, solid_capstyle="round")
@@ -85,12 +86,12 @@ def intervals(evaluation: Evaluation) -> str:
     axes.set_ylim(-0.5, len(names) - 0.35)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.08)
-    axes.set_xlabel(f"Test accuracy, {100 * evaluation.confidence:g} % interval")
+    axes.set_xlabel(f"Test {METRIC[evaluation.primary]}, {100 * evaluation.confidence:g} % interval")
     _percent(axes.xaxis)
-    return _svg(figure, "intervals", "Test accuracy of each model with its interval")
+    return _svg(figure, "intervals", f"Test {METRIC[evaluation.primary]} of each model with its interval")
 
 
-def confusion(scores: Scores, classes: Sequence[str], name: str) -> str:
+def confusion(scores: ClassScores, classes: Sequence[str], name: str, target: str) -> str:
     """Shares of each true class by predicted class; the diagonal is right."""
     if len(classes) > MOST_CLASSES:
         return ""
@@ -137,16 +138,18 @@ def confusion(scores: Scores, classes: Sequence[str], name: str) -> str:
     axes.grid(visible=False)
     axes.set_xlabel("Predicted")
     axes.set_ylabel("Actual")
-    return _svg(figure, f"confusion-{name}", f"Confusion matrix of {title(name)} on the test split")
+    return _svg(figure, f"confusion-{target}-{name}", f"Confusion matrix of {title(name)} on the test split")
 
 
-def reliability(evaluation: Evaluation, names: Sequence[str]) -> str:
+def reliability(evaluation: Evaluation, names: Sequence[str], target: str) -> str:
     """How often models are right against how sure they are."""
     figure, axes = _axes(3.6)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
     for name in names:
         measured = evaluation.models[name]
-        bins = [found for found in measured.test.reliability if found.rows]
+        scores = measured.test.targets[target]
+        assert isinstance(scores, ClassScores)
+        bins = [found for found in scores.reliability if found.rows]
         total = sum(found.rows for found in bins)
         x = [found.confidence or 0.0 for found in bins]
         y = [found.accuracy or 0.0 for found in bins]
@@ -159,11 +162,28 @@ def reliability(evaluation: Evaluation, names: Sequence[str]) -> str:
     axes.set_ylabel("Accuracy")
     _percent(axes.xaxis)
     _percent(axes.yaxis)
-    return _svg(figure, "reliability", "Accuracy against confidence")
+    return _svg(figure, f"reliability-{target}", "Accuracy against confidence")
+
+
+def answers(scores: NumberScores, role: Role, name: str, target: str) -> str:
+    """What a model answers against the truth; on the dashed line it is right."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    figure, axes = _axes(WIDTH * 0.8)
+    truth, said = zip(*scores.points, strict=True)
+    low, high = min(*truth, *said), max(*truth, *said)
+    axes.plot([low, high], [low, high], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+    axes.scatter(truth, said, s=22, color=ROLE[role], alpha=0.55, edgecolors=PAPER, linewidths=0.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: digits(value)))
+    axes.set_xlabel(_short(f"{target}, truth"))
+    axes.set_ylabel("Answer")
+    return _svg(figure, f"answers-{target}-{name}", f"Answers of {title(name)} against the truth on the test split")
 
 
 def tradeoff(evaluation: Evaluation, what: str) -> str:
-    """Test accuracy against `latency` or `size`, ONNX files; hollow marks are int8."""
+    """The deciding metric on the test split against `latency` or `size`, ONNX files; hollow marks are int8."""
     from matplotlib.ticker import FuncFormatter
     from matplotlib.transforms import ScaledTranslation
 
@@ -176,7 +196,7 @@ def tradeoff(evaluation: Evaluation, what: str) -> str:
             if deployed is None:
                 continue
             x = deployed.latency_ms if what == "latency" else float(deployed.size)
-            found = deployed.test.accuracy
+            found = deployed.test.figure(evaluation.primary)
             colour = ROLE[measured.role]
             # Students share a size, and nearly a latency: side by side, or one hides the other.
             aside = ScaledTranslation(_ASIDE[measured.role] / 72, 0, figure.dpi_scale_trans)
@@ -201,9 +221,9 @@ def tradeoff(evaluation: Evaluation, what: str) -> str:
     )
     axes.minorticks_off()
     axes.set_xlabel("Latency of one row, one thread" if what == "latency" else "ONNX file")
-    axes.set_ylabel("Test accuracy")
+    axes.set_ylabel(f"Test {METRIC[evaluation.primary]}")
     _percent(axes.yaxis)
-    return _svg(figure, f"tradeoff-{what}", f"Test accuracy against {what}")
+    return _svg(figure, f"tradeoff-{what}", f"Test {METRIC[evaluation.primary]} against {what}")
 
 
 def _decade(axes: "Axes") -> None:
@@ -280,14 +300,14 @@ def _svg(figure: "Figure", name: str, label: str) -> str:
 def measured_names(evaluation: Evaluation) -> list[str]:
     """The models worth a closer look: the teacher, the student alone, the one that ships."""
     teacher = [] if evaluation.teacher is None else [evaluation.teacher]
-    return [*teacher, "baseline", evaluation.shipped.candidate]
+    return list(dict.fromkeys([*teacher, "baseline", evaluation.shipped.candidate]))
 
 
-def worst_confusions(measured: Measured, classes: Sequence[str], most: int = 10) -> list[tuple[str, str, int]]:
+def worst_confusions(scores: ClassScores, classes: Sequence[str], most: int = 10) -> list[tuple[str, str, int]]:
     """The most frequent mistakes: (actual, predicted, rows)."""
     found = [
         (rows, actual, predicted)
-        for actual, row in enumerate(measured.test.confusion)
+        for actual, row in enumerate(scores.confusion)
         for predicted, rows in enumerate(row)
         if rows and actual != predicted
     ]

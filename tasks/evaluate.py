@@ -9,24 +9,26 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from distillery import metrics, timing
+from distillery import timing
 from distillery.columns import Columns
 from distillery.errors import UserError
 from distillery.inference import open_session
 from distillery.inference import predict as predict_by_onnx
 from distillery.saved import load_model, predict
-from tasks.params import Evaluate
+from tasks.measuring import Outputs, Ruler, SplitName
+from tasks.params import METRICS
 from tasks.results import (
+    Ablation,
     Candidate,
-    Comparison,
+    ClassScores,
+    Contribution,
     Deployed,
     Estimate,
     Evaluation,
     ExportReport,
+    LabelScores,
     Measured,
-    ReliabilityBin,
     Scores,
     Shipped,
     SplitFacts,
@@ -34,16 +36,14 @@ from tasks.results import (
     title,
 )
 from tasks.stage import Stage, Summary
+from tasks.wording import METRIC
 
-# Not the seed of `params.yaml`: another seed of training must not move the intervals of the same outputs.
-SEED = 20_150_309
 COMPARED = (("distilled", "baseline"), ("finetuned", "distilled"), ("finetuned", "baseline"))
-
-Logits = npt.NDArray[np.float32]
-SplitName = Literal["validation", "test"]
-Metric = Literal["accuracy", "macro_f1"]
 SPLITS: tuple[SplitName, ...] = ("validation", "test")
-METRICS: tuple[Metric, ...] = ("accuracy", "macro_f1")
+Student = Literal["baseline", "distilled", "finetuned"]
+# A tie goes to the first.
+STUDENTS: tuple[Student, ...] = ("distilled", "finetuned", "baseline")
+CALLED = {"baseline": "student alone", "distilled": "distilled student", "finetuned": "fine-tuned student"}
 
 
 def run(stage: Stage) -> Summary:
@@ -52,17 +52,18 @@ def run(stage: Stage) -> Summary:
     Writes `reports/evaluation.json` (`tasks.results.Evaluation`), `reports/metrics.json`, the two tables of
     `reports/plots` and the student that ships, `models/student`.
     """
-    settings = stage.params.evaluate
+    settings, primary = stage.params.evaluate, stage.params.primary
     todo = candidates(stage.params)
     splits = {name: Columns.open(stage.path(f"data/prepared/{name}")) for name in SPLITS}
     for name, columns in splits.items():
-        if not len(columns.labelled):
-            raise UserError(f"the {name} split has no labelled row, so nothing can be measured on it: label some")
+        for target, spec in columns.schema.targets.items():
+            if not spec.known(columns.targets[target]).any():
+                raise UserError(f"the {name} split has no label in {target!r}, so nothing can be measured: label some")
     teacher = next((candidate.name for candidate in todo if candidate.role == "teacher"), None)
     exported = ExportReport.read(stage.path("models/onnx/export.json"))
 
     networks = {candidate.name: load_model(stage.path(candidate.folder)) for candidate in todo}
-    outputs: dict[SplitName, dict[str, Logits]] = {
+    outputs: dict[SplitName, dict[str, Outputs]] = {
         split: {
             name: _finite(predict(network, columns), name)
             for name, network in stage.progress.track(networks.items(), f"Measuring on {split}", len(networks))
@@ -70,20 +71,22 @@ def run(stage: Stage) -> Summary:
         for split, columns in splits.items()
     }
     files = _onnx_files(exported, [candidate.name for candidate in todo if candidate.exported])
-    times = timing.measure({name: stage.path(file) for name, file in files.items()}, splits["test"])
+    reading = {name: splits["test"].select(networks[name.removesuffix(".int8")].schema) for name in files}
+    times = timing.measure({name: (stage.path(file), reading[name]) for name, file in files.items()})
+    ruler = Ruler(settings)
 
-    def scores(name: str, logits: Logits, split: SplitName) -> Scores:
+    def scores(name: str, found: Outputs, split: SplitName) -> Scores:
         heard = outputs[split][teacher] if teacher is not None and name != teacher else None
-        return _scores(logits, splits[split].target, heard, settings)
+        return ruler.scores(found, splits[split], splits[split].schema, heard)
 
     def deployed(name: str, variant: str) -> Deployed | None:
         if variant not in files:
             return None
-        logits = predict_by_onnx(open_session(stage.path(files[variant])), splits["test"])
+        found = predict_by_onnx(open_session(stage.path(files[variant])), reading[variant])
         return Deployed(
             file=files[variant],
             size=stage.path(files[variant]).stat().st_size,
-            test=scores(name, logits, "test"),
+            test=scores(name, found, "test"),
             **asdict(times[variant]),
         )
 
@@ -102,45 +105,44 @@ def run(stage: Stage) -> Summary:
         for candidate in todo
     }
     comparisons = [
-        _comparison(split, metric, model, reference, outputs[split], splits[split].target, settings)
+        found
         for model, reference in COMPARED
         for split in SPLITS
-        for metric in METRICS
+        for found in ruler.comparisons(split, model, reference, outputs[split], splits[split])
     ]
-    shipped = _ship(stage, models)
-    schema = splits["test"].schema
+    shipped = _ship(stage, models, primary)
     evaluation = Evaluation(
-        classes=list(schema.classes),
-        target=schema.target,
-        inputs=schema.inputs,
-        primary=settings.primary,
+        targets=splits["test"].schema.targets,
+        inputs=networks["distilled"].schema.inputs,
+        primary=primary,
         confidence=settings.confidence,
         resamples=settings.resamples,
         teacher=teacher,
         splits={name: _facts(columns) for name, columns in splits.items()},
         models=models,
-        exports={candidate.name: exported.models[candidate.name] for candidate in todo if candidate.exported},
+        exports={name: exported.models[name] for name in models if name in exported.models},
         comparisons=comparisons,
+        ablations=_ablations(stage, ruler, outputs["test"]["distilled"], splits["test"]),
+        contributions=_contributions(stage.path("models/distilled/history.csv"), stage.params.distill.teachers),
         shipped=shipped,
         runtime=_runtime(),
     )
     evaluation.write(stage.output("reports/evaluation.json"))
     _write_metrics(stage.output("reports/metrics.json"), evaluation)
     _write_curves(stage.output("reports/plots/curves.csv"), stage, todo)
-    predicted = outputs["test"][shipped.candidate].argmax(axis=1)
-    _write_confusion(stage.output("reports/plots/confusion.csv"), splits["test"], predicted)
+    _write_confusion(stage.output("reports/plots/confusion.csv"), splits["test"], outputs["test"][shipped.candidate])
     return {
         "shipped": shipped.candidate,
-        **{f"{name}_accuracy": model.test.accuracy.value for name, model in models.items()},
-        "gain": evaluation.comparison("distilled", "baseline", "test", settings.primary).difference.value,
+        **{f"{name}_{primary}": model.test.figure(primary).value for name, model in models.items()},
+        "gain": evaluation.comparison("distilled", "baseline", "test", primary).difference.value,
     }
 
 
-def _finite(logits: Logits, name: str) -> Logits:
-    """The logits, if they are numbers."""
-    if not np.isfinite(logits).all():
+def _finite(outputs: Outputs, name: str) -> Outputs:
+    """The outputs, if they are numbers."""
+    if not np.isfinite(outputs).all():
         raise UserError(f"{name}: outputs are not finite; its training diverged: lower its learning_rate")
-    return logits
+    return outputs
 
 
 def _onnx_files(exported: ExportReport, names: list[str]) -> dict[str, str]:
@@ -156,99 +158,96 @@ def _onnx_files(exported: ExportReport, names: list[str]) -> dict[str, str]:
     return files
 
 
-def _scores(logits: Logits, target: npt.NDArray[np.int64], teacher: Logits | None, settings: Evaluate) -> Scores:
-    """All figures of one model on one split."""
-    known = target >= 0
-    predicted = logits.argmax(axis=1)
-    cells = metrics.Cells.count(target[known], predicted[known])
-    error, bins = metrics.calibration(logits, target, settings.calibration_bins)
-    matrix = metrics.confusion(target, predicted, logits.shape[1])
-
-    def estimate(cells: metrics.Cells, statistic: metrics.Statistic) -> Estimate:
-        found = metrics.interval(
-            cells, statistic, resamples=settings.resamples, confidence=settings.confidence, seed=SEED
-        )
-        return Estimate(**asdict(found))
-
-    agreement = None
-    if teacher is not None:
-        agreement = estimate(metrics.Cells.count(teacher.argmax(axis=1), predicted), metrics.accuracy)
-    return Scores(
-        accuracy=estimate(cells, metrics.accuracy),
-        macro_f1=estimate(cells, metrics.macro_f1),
-        nll=metrics.nll(logits, target),
-        calibration_error=error,
-        agreement=agreement,
-        kl=None if teacher is None else metrics.kl(teacher, logits),
-        recall=metrics.recall(matrix),
-        confusion=matrix.tolist(),
-        reliability=[ReliabilityBin(**asdict(found)) for found in bins],
-    )
-
-
-def _comparison(
-    split: SplitName,
-    metric: Metric,
-    model: str,
-    reference: str,
-    outputs: dict[str, Logits],
-    target: npt.NDArray[np.int64],
-    settings: Evaluate,
-) -> Comparison:
-    """Paired difference of two candidates."""
-    found = metrics.paired_difference(
-        target,
-        (outputs[model].argmax(axis=1), outputs[reference].argmax(axis=1)),
-        metric,
-        resamples=settings.resamples,
-        confidence=settings.confidence,
-        seed=SEED,
-    )
-    return Comparison(
-        split=split,
-        metric=metric,
-        model=model,
-        reference=reference,
-        difference=Estimate(value=found.value, low=found.low, high=found.high),
-        p_value=found.p_value,
-    )
-
-
-def _ship(stage: Stage, models: dict[str, Measured]) -> Shipped:
-    """Picks the student by the validation split and copies it to `models/student`; a tie keeps the distilled one."""
-    primary = stage.params.evaluate.primary
-    reached = {
-        name: (models[name].validation.accuracy if primary == "accuracy" else models[name].validation.macro_f1).value
-        for name in ("distilled", "finetuned")
-    }
-    better = reached["finetuned"] > reached["distilled"]
-    chosen: Literal["distilled", "finetuned"] = "finetuned" if better else "distilled"
-    said = {"accuracy": "accuracy", "macro_f1": "macro-F1"}[primary]
-    equal = reached["finetuned"] == reached["distilled"]
-    relation = "is higher than" if better else "equals" if equal else "is lower than"
+def _ship(stage: Stage, models: dict[str, Measured], primary: str) -> Shipped:
+    """Picks the student by the validation split and copies it to `models/student`."""
+    reached = {name: models[name].validation.figure(primary).value for name in STUDENTS}
+    chosen = max(STUDENTS, key=lambda name: reached[name])
+    others = [name for name in STUDENTS if name != chosen]
+    tied = [title(name) for name in others if reached[name] == reached[chosen]]
     because = (
-        f"On the validation split the fine-tuned student's {said} ({reached['finetuned']:.4f}) {relation} "
-        f"the distilled student's ({reached['distilled']:.4f})" + ("; a tie keeps the distilled one." if equal else ".")
+        f"On the validation split its {METRIC[primary]} is {reached[chosen]:.4f}, "
+        + " and ".join(f"{reached[name]:.4f} that of the {CALLED[name]}" for name in others)
+        + ("; a tie keeps the distilled before the fine-tuned and both before the student alone." if tied else ".")
     )
+    if chosen == "baseline":
+        because += " Distillation did not pay here: the same student trained on the labels alone is no worse."
     folder = stage.output("models/student")
     folder.mkdir()
     for name in ("weights.safetensors", "model.json"):
         _copy(stage.path(f"models/{chosen}/{name}"), folder / name)
     model = models[chosen]
-    assert model.onnx is not None, "a student is exported"
+    assert model.onnx is not None, "every student is exported"
     _copy(stage.path(model.onnx.file), folder / "model.onnx")
     if model.int8 is not None:
         _copy(stage.path(model.int8.file), folder / "model.int8.onnx")
+    metrics = dict.fromkeys([primary, *_headline_metrics(model.test)])
     shipped = Shipped(
         candidate=chosen,
         because=because,
         primary=primary,
-        validation=reached,
-        test={"accuracy": model.test.accuracy, "macro_f1": model.test.macro_f1},
+        validation=dict(reached),
+        test={metric: model.test.figure(metric) for metric in metrics},
         files={file.name: _sha256(file) for file in sorted(folder.iterdir())},
     )
     shipped.write(folder / "shipped.json")
     return shipped
+
+
+def _headline_metrics(scores: Scores) -> list[str]:
+    """What is told of the only target."""
+    if len(scores.targets) > 1:
+        return ["score"]
+    only = scores.only
+    if isinstance(only, ClassScores):
+        return ["accuracy", "macro_f1"]
+    return ["micro_f1", "macro_f1"] if isinstance(only, LabelScores) else ["r2", "rmse", "mae"]
+
+
+def _ablations(stage: Stage, ruler: Ruler, distilled: Outputs, test: Columns) -> list[Ablation]:
+    """Every student of `models/ablations` beside the distilled one, on the targets that it has."""
+    found = []
+    for folder in sorted(stage.path("models/ablations").glob("*-*")):
+        what, _, name = folder.name.partition("-")
+        network = load_model(folder)
+        ours = _finite(predict(network, test), folder.name)
+        wanted = network.schema
+        theirs = np.concatenate([distilled[:, test.schema.part(target)] for target in wanted.targets], axis=1)
+        difference = ruler.main_difference(theirs, ours, test, wanted)
+        found.append(
+            Ablation(
+                target=name if what == "target" else None,
+                teacher=name if what == "teacher" else None,
+                value=ruler.main(ours, test, wanted),
+                distilled=ruler.main(theirs, test, wanted),
+                difference=Estimate(value=difference.value, low=difference.low, high=difference.high),
+                p_value=difference.p_value,
+            )
+        )
+    return found
+
+
+def _contributions(file: Path, teachers: tuple[str, ...]) -> dict[str, Contribution]:
+    """What each of several teachers gave, from the history of the distilled student."""
+    if len(teachers) < 2:
+        return {}
+    with file.open(newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    found = {}
+    for key in teachers:
+        means = {
+            name.removeprefix("loss_"): float(np.mean([float(line[name]) for line in lines]))
+            for name in (lines[0] if lines else ())
+            if name.startswith("loss_") and name.endswith(f"_{key}")
+        }
+        weights = [value for name, value in means.items() if name.endswith(f"teacher_weight_{key}")]
+        losses = {
+            name.removesuffix(f"_{key}"): value
+            for name, value in means.items()
+            if not name.endswith(f"teacher_weight_{key}")
+        }
+        if weights:
+            found[key] = Contribution(weight=float(np.mean(weights)), losses=losses)
+    return found
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -289,28 +288,43 @@ def _write_metrics(file: Path, evaluation: Evaluation) -> None:
     """The figures that `dvc metrics` compares, all of the test split; times would differ for no reason."""
     table: dict[str, dict[str, float]] = {}
     for name, model in evaluation.models.items():
-        row: dict[str, float] = {
-            "accuracy": model.test.accuracy.value,
-            "macro_f1": model.test.macro_f1.value,
-            "nll": model.test.nll,
-            "calibration_error": model.test.calibration_error,
-        }
-        if model.test.agreement is not None and model.test.kl is not None:
-            row |= {"agreement": model.test.agreement.value, "kl": model.test.kl}
-        table[name] = row
+        table[name] = _flat(model.test, brief=False)
         if model.int8 is not None:
-            table[f"{name}-int8"] = {
-                "accuracy": model.int8.test.accuracy.value,
-                "macro_f1": model.int8.test.macro_f1.value,
-            }
+            table[f"{name}-int8"] = _flat(model.int8.test, brief=True)
     # Six digits are enough for a table.
     document = {name: {key: float(f"{value:.6g}") for key, value in row.items()} for name, row in table.items()}
     file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
+def _flat(scores: Scores, *, brief: bool) -> dict[str, float]:
+    """The figures of every target, with its name and a dot in front where there are several."""
+    flat: dict[str, float] = {} if len(scores.targets) == 1 else {"score": scores.score.value}
+    for name, found in scores.targets.items():
+        prefix = "" if len(scores.targets) == 1 else f"{name}."
+        row: dict[str, float | None]
+        more: dict[str, float | None]
+        if isinstance(found, ClassScores):
+            row = {"accuracy": found.accuracy.value, "macro_f1": found.macro_f1.value}
+            agreement = None if found.agreement is None else found.agreement.value
+            more = {"nll": found.nll, "calibration_error": found.calibration_error}
+            more |= {"agreement": agreement, "kl": found.kl}
+        elif isinstance(found, LabelScores):
+            row = {"micro_f1": found.micro_f1.value, "macro_f1": found.macro_f1.value}
+            more = {"exact": found.exact, "nll": found.nll, "agreement": found.agreement}
+        else:
+            row = {"r2": found.r2.value, "rmse": found.rmse.value, "mae": found.mae.value}
+            more = {"to_teacher": found.to_teacher}
+        if not brief:
+            row |= more
+        flat |= {f"{prefix}{key}": value for key, value in row.items() if value is not None}
+    return flat
+
+
 def _write_curves(file: Path, stage: Stage, todo: list[Candidate]) -> None:
     """One line an epoch and model, from each model's own history."""
-    names = ("accuracy", "macro_f1", "nll")
+    targets = stage.params.data.columns.targets
+    own = METRICS[next(iter(targets.values()))] if len(targets) == 1 else ()
+    names = [*own, "nll", "score"]
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["epoch", "model", *names])
@@ -320,10 +334,15 @@ def _write_curves(file: Path, stage: Stage, todo: list[Candidate]) -> None:
                     writer.writerow([int(float(line["epoch"])), title(candidate.name), *(line[name] for name in names)])
 
 
-def _write_confusion(file: Path, columns: Columns, predicted: npt.NDArray[np.int64]) -> None:
-    """One line a labelled row: its class, and the one that the shipped student says."""
-    classes = columns.schema.classes
+def _write_confusion(file: Path, columns: Columns, outputs: Outputs) -> None:
+    """One line a labelled row of the first target with classes: its class, and what the shipped student says."""
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["actual", "predicted"])
-        writer.writerows((classes[columns.target[row]], classes[predicted[row]]) for row in columns.labelled)
+        for name, spec in columns.schema.targets.items():
+            if spec.kind == "classes":
+                target = columns.targets[name]
+                predicted = outputs[:, columns.schema.part(name)].argmax(axis=1)
+                rows = np.flatnonzero(spec.known(target))
+                writer.writerows((spec.names[target[row]], spec.names[predicted[row]]) for row in rows)
+                return

@@ -7,10 +7,10 @@ import numpy as np
 from distillery.columns import Columns
 from distillery.errors import UserError
 from distillery.inference import open_session, predict
-from distillery.metrics import scores
 from distillery.onnx_export import Check, check, digest, export, quantise
 from distillery.saved import load_model
 from distillery.saved import predict as predict_by_pytorch
+from distillery.scores import scores
 from tasks.results import ExportedModel, ExportReport, Int8, candidates
 from tasks.stage import Stage, Summary
 
@@ -24,20 +24,21 @@ def run(stage: Stage) -> Summary:
     todo = [candidate for candidate in candidates(stage.params) if candidate.exported]
     for candidate in stage.progress.track(todo, "Exporting to ONNX", len(todo)):
         network = load_model(stage.path(candidate.folder))
-        expected = predict_by_pytorch(network, splits["test"])
+        reading = {name: columns.select(network.schema) for name, columns in splits.items()}
+        expected = predict_by_pytorch(network, reading["test"])
         file = folder / f"{candidate.name}.onnx"
         export(network, file)
-        found = check(file, expected, splits["test"])
-        logits = predict(open_session(file), splits["validation"])
-        accuracy = scores(logits, splits["validation"].target)["accuracy"]
+        found = check(file, expected, reading["test"])
+        outputs = predict(open_session(file), reading["validation"])
+        score = _score(outputs, reading["validation"])
         models[candidate.name] = ExportedModel(
             file=file.name,
             size=file.stat().st_size,
             sha256=digest(file),
             largest_difference=_rounded(found.largest_difference),
             equal_argmax=found.equal_argmax,
-            accuracy=accuracy,
-            int8=_int8(stage, file, accuracy, logits, splits)
+            score=score,
+            int8=_int8(stage, file, score, outputs, reading)
             if candidate.is_student and stage.params.export.int8
             else None,
         )
@@ -51,8 +52,13 @@ def run(stage: Stage) -> Summary:
     }
 
 
-def _int8(stage: Stage, file: Path, accuracy: float, logits: np.ndarray, splits: dict[str, Columns]) -> Int8:
-    """Quantises one model and keeps the file where the validation split says that accuracy holds."""
+def _score(outputs: np.ndarray, columns: Columns) -> float:
+    """Accuracy, micro-F1 or R2, averaged over the targets."""
+    return scores(outputs, columns.targets, columns.schema)["score"]
+
+
+def _int8(stage: Stage, file: Path, score: float, outputs: np.ndarray, splits: dict[str, Columns]) -> Int8:
+    """Quantises one model and keeps the file where it is smaller and the validation split says that the score holds."""
     target = file.with_suffix(".int8.onnx")
     validation = splits["validation"]
     try:
@@ -62,24 +68,26 @@ def _int8(stage: Stage, file: Path, accuracy: float, logits: np.ndarray, splits:
         # A model that cannot be quantised is still deployed as float32.
         target.unlink(missing_ok=True)
         return Int8(kept=False, reason=str(error))
-    found = Check.of(logits, quantised)
-    size = target.stat().st_size
-    reached = scores(quantised, validation.target)["accuracy"]
-    allowed = stage.params.export.int8_max_accuracy_loss
-    loss = accuracy - reached
+    found = Check.of(outputs, quantised, validation.schema)
+    size, before = target.stat().st_size, file.stat().st_size
+    reached = _score(quantised, validation)
+    allowed = stage.params.export.int8_max_loss
+    loss = score - reached
     # Both are counts over the same rows: a loss of exactly what is allowed must not fail by rounding.
-    kept = bool(np.isfinite(quantised).all()) and loss <= allowed + 1e-9
+    kept = bool(np.isfinite(quantised).all()) and loss <= allowed + 1e-9 and size < before
     if not kept:
         target.unlink()
     outcome = (
-        f"lost {loss:.4f}, {'within' if kept else 'more than'} the {allowed:g} allowed" if loss > 0 else "none lost"
-    )
+        f"lost {loss:.4f}, {'within' if loss <= allowed + 1e-9 else 'more than'} the {allowed:g} allowed"
+        if loss > 0
+        else "none lost"
+    ) + ("" if size < before else f"; the file is no smaller ({size:,} bytes against {before:,})")
     return Int8(
         kept=kept,
-        reason=f"validation accuracy {reached:.4f} against {accuracy:.4f} in float32: {outcome}",
+        reason=f"validation score {reached:.4f} against {score:.4f} in float32: {outcome}",
         file=target.name if kept else None,
         size=size,
-        accuracy=reached,
+        score=reached,
         largest_difference=_rounded(found.largest_difference),
         equal_argmax=found.equal_argmax,
     )

@@ -235,15 +235,25 @@ class Export(Config):
     """ONNX files."""
 
     int8: bool = True
-    int8_max_accuracy_loss: float = Field(
-        0.01, ge=0.0, lt=1.0, description="on the validation split; above it int8 goes"
+    int8_max_loss: float = Field(
+        0.01, ge=0.0, lt=1.0, description="of accuracy, micro-F1 or R2 on the validation split; above it int8 goes"
     )
+
+
+# Of one target; the first is the main one.
+METRICS: dict[Kind, tuple[str, ...]] = {
+    "classes": ("accuracy", "macro_f1"),
+    "labels": ("micro_f1", "macro_f1"),
+    "number": ("r2",),
+}
 
 
 class Evaluate(Config):
     """How results are told."""
 
-    primary: Literal["accuracy", "macro_f1"] = "accuracy"
+    primary: Literal["score", "accuracy", "macro_f1", "micro_f1", "r2"] | None = Field(
+        None, description="decides which student ships; by default accuracy, micro-F1 or R2, averaged over the targets"
+    )
     resamples: int = Field(2000, ge=100, description="of the bootstrap")
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
     calibration_bins: int = Field(15, ge=2)
@@ -319,6 +329,20 @@ class Params(Config):
             if training.balance == "sampling" and kinds != ("classes",):
                 raise ValueError(f"{where}.training.balance: sampling is for one target with classes")
         return self
+
+    @model_validator(mode="after")
+    def _primary_fits_the_targets(self) -> Self:
+        kinds, primary = tuple(self.data.columns.targets.values()), self.evaluate.primary
+        allowed = ("score",) if len(kinds) > 1 else METRICS[kinds[0]]
+        if primary is not None and primary not in allowed:
+            raise ValueError(f"evaluate.primary: {primary} is not measured here; take {' or '.join(allowed)}")
+        return self
+
+    @property
+    def primary(self) -> str:
+        """The metric that decides: of the only target, or the mean of the main ones."""
+        kinds = tuple(self.data.columns.targets.values())
+        return self.evaluate.primary or ("score" if len(kinds) > 1 else METRICS[kinds[0]][0])
 
     @model_validator(mode="after")
     def _inputs_exist(self) -> Self:

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillery.schema import Schema
 from tasks import charts, wording
-from tasks.results import EVALUATION, SHIPPED, Evaluation, Shipped, title
+from tasks.results import EVALUATION, SHIPPED, ClassScores, Evaluation, NumberScores, Shipped, title
 from tasks.stage import Stage, Summary
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from tasks.params import Params
 
-TEMPLATES = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "pages"
 
 
 def run(stage: Stage) -> Summary:
@@ -41,13 +42,15 @@ def run(stage: Stage) -> Summary:
             **facts,
             charts=_charts(evaluation, curves),
             shown=charts.measured_names(evaluation),
-            worst=charts.worst_confusions(evaluation.student, evaluation.classes),
+            worst=_worst(evaluation, 10),
             parameters=_yaml(stage.params),
         ),
         encoding="utf-8",
     )
     card = _environment(html=False).get_template("model_card.md.jinja")
-    text = card.render(**facts, worst=charts.worst_confusions(evaluation.student, evaluation.classes, 3))
+    schema = Schema(inputs=evaluation.inputs, targets=evaluation.targets)
+    parts = {name: schema.part(name) for name in evaluation.targets}
+    text = card.render(**facts, worst=_worst(evaluation, 3), parts=parts, outputs=schema.outputs)
     stage.output("reports/model_card.md").write_text(text, encoding="utf-8")
     return {"verdict": wording.headline(evaluation), "shipped": shipped.candidate}
 
@@ -72,6 +75,8 @@ def _environment(*, html: bool) -> "Environment":
         "points_span",
         "p_value",
         "number",
+        "digits",
+        "capitalised",
         "count",
         "size",
         "milliseconds",
@@ -109,24 +114,39 @@ def _charts(evaluation: Evaluation, curves: dict[str, charts.Curve]) -> dict[str
     drawings = {
         "intervals": charts.intervals(evaluation),
         "curves": charts.curves(curves, evaluation),
-        "reliability": charts.reliability(evaluation, shown),
         "latency": charts.tradeoff(evaluation, "latency"),
         "size": charts.tradeoff(evaluation, "size"),
     }
-    for name in shown:
-        drawings[f"confusion-{name}"] = charts.confusion(evaluation.models[name].test, evaluation.classes, name)
+    for target, spec in evaluation.targets.items():
+        if spec.kind == "classes":
+            drawings[f"reliability-{target}"] = charts.reliability(evaluation, shown, target)
+        for name in shown:
+            found = evaluation.models[name].test.targets[target]
+            if isinstance(found, ClassScores):
+                drawings[f"confusion-{target}-{name}"] = charts.confusion(found, spec.names, name, target)
+            elif isinstance(found, NumberScores):
+                drawings[f"answers-{target}-{name}"] = charts.answers(found, evaluation.models[name].role, name, target)
     return {name: Markup(drawing) for name, drawing in drawings.items()}  # noqa: S704
 
 
 def _curves(file: Path, evaluation: Evaluation) -> dict[str, charts.Curve]:
-    """Candidate -> (epoch, validation accuracy), in the order of the models."""
+    """Candidate -> (epoch, the primary metric on the validation split), in the order of the models."""
     lines: dict[str, list[tuple[int, float]]] = {name: [] for name in evaluation.models}
     by_title = {title(name): name for name in lines}
     with file.open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
             if row["model"] in by_title:
-                lines[by_title[row["model"]]].append((int(row["epoch"]), float(row["accuracy"])))
+                lines[by_title[row["model"]]].append((int(row["epoch"]), float(row[evaluation.primary])))
     return dict(lines)
+
+
+def _worst(evaluation: Evaluation, most: int) -> dict[str, list[tuple[str, str, int]]]:
+    """Target with classes -> the shipped student's most frequent mistakes."""
+    return {
+        name: charts.worst_confusions(found, evaluation.targets[name].names, most)
+        for name, found in evaluation.student.test.targets.items()
+        if isinstance(found, ClassScores)
+    }
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -4,13 +4,13 @@ No heavy import stands here: the command line reads these files to draw its tabl
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
 from distillery.config import Api, Config, TeacherModel
 from distillery.errors import UserError
-from distillery.schema import Input
+from distillery.schema import Input, Target
 from tasks.params import Params
 
 EXPORT = "models/onnx/export.json"
@@ -86,8 +86,8 @@ class Int8(Config):
         reason: why it was kept or dropped, as a sentence.
         file: in `models/onnx`; None where it was dropped.
         size: bytes of the file, also of a dropped one; None where it could not be made.
-        accuracy: on the validation split; None where it could not be made.
-        largest_difference: from the float32 logits on the validation split.
+        score: on the validation split; None where it could not be made.
+        largest_difference: from the float32 outputs on the validation split.
         equal_argmax: share of validation rows with the same class.
     """
 
@@ -95,7 +95,7 @@ class Int8(Config):
     reason: str
     file: str | None = None
     size: int | None = None
-    accuracy: float | None = None
+    score: float | None = None
     largest_difference: float | None = None
     equal_argmax: float | None = None
 
@@ -107,9 +107,9 @@ class ExportedModel(Config):
         file: in `models/onnx`.
         size: bytes.
         sha256: of the file.
-        largest_difference: between the logits of both.
-        equal_argmax: share of rows with the same class.
-        accuracy: of the ONNX file on the validation split, to compare int8 with.
+        largest_difference: between the outputs of both, numbers in units of their deviation.
+        equal_argmax: share of rows with the same class; None where the first target has none.
+        score: of the ONNX file on the validation split, to compare int8 with.
         int8: None for a teacher, or where int8 is off.
     """
 
@@ -117,8 +117,8 @@ class ExportedModel(Config):
     size: int
     sha256: str
     largest_difference: float
-    equal_argmax: float
-    accuracy: float
+    equal_argmax: float | None
+    score: float
     int8: Int8 | None = None
 
 
@@ -147,12 +147,13 @@ class ReliabilityBin(Config):
     accuracy: float | None
 
 
-class Scores(Config):
-    """How one model does on one split.
+class ClassScores(Config):
+    """How one model tells the classes of a target apart.
 
     Attributes:
-        accuracy: of labelled rows.
-        macro_f1: of labelled rows, averaged over the classes that occur.
+        rows: whose label is known.
+        accuracy: of them.
+        macro_f1: averaged over the classes that occur.
         nll: negative log-likelihood, nats.
         calibration_error: expected, equal-width bins.
         agreement: share of rows with the teacher's class; None for the teacher itself.
@@ -162,6 +163,8 @@ class Scores(Config):
         reliability: the bins behind the calibration error.
     """
 
+    kind: Literal["classes"] = "classes"
+    rows: int
     accuracy: Estimate
     macro_f1: Estimate
     nll: float
@@ -171,6 +174,80 @@ class Scores(Config):
     recall: list[float | None]
     confusion: list[list[int]]
     reliability: list[ReliabilityBin]
+
+
+class LabelScores(Config):
+    """How one model finds the labels of a row.
+
+    Attributes:
+        rows: of which a label is known.
+        micro_f1: over all labels of all rows.
+        macro_f1: averaged over the labels that occur.
+        exact: share of rows where every known label is right.
+        nll: negative log-likelihood, nats a row.
+        agreement: share of label decisions that are the teacher's; None for the teacher itself.
+        f1: of each label, None where it neither occurs nor is said.
+        support: rows that have it.
+    """
+
+    kind: Literal["labels"] = "labels"
+    rows: int
+    micro_f1: Estimate
+    macro_f1: Estimate
+    exact: float
+    nll: float
+    agreement: float | None
+    f1: list[float | None]
+    support: list[int]
+
+
+class NumberScores(Config):
+    """How close one model comes to a quantity.
+
+    Attributes:
+        rows: of which it is known.
+        r2: share of the variance explained.
+        rmse: root of the mean squared error, in the target's unit.
+        mae: mean absolute error, likewise.
+        to_teacher: root of the mean squared distance to the teacher's answers; None for the teacher itself.
+        error_quantiles: 5, 25, 50, 75 and 95 % of answer minus truth.
+        points: (truth, answer) of some rows, evenly over the split, to draw.
+    """
+
+    kind: Literal["number"] = "number"
+    rows: int
+    r2: Estimate
+    rmse: Estimate
+    mae: Estimate
+    to_teacher: float | None
+    error_quantiles: list[float]
+    points: list[tuple[float, float]]
+
+
+TargetScores = Annotated[ClassScores | LabelScores | NumberScores, Field(discriminator="kind")]
+
+
+class Scores(Config):
+    """How one model does on one split.
+
+    Attributes:
+        score: accuracy, micro-F1 or R2, averaged over the targets.
+        targets: target -> its figures.
+    """
+
+    score: Estimate
+    targets: dict[str, TargetScores]
+
+    @property
+    def only(self) -> TargetScores:
+        """The figures of the first target."""
+        return next(iter(self.targets.values()))
+
+    def figure(self, metric: str) -> Estimate:
+        """`score`, or a figure of the first target."""
+        found = self.score if metric == "score" else getattr(self.only, metric)
+        assert isinstance(found, Estimate)
+        return found
 
 
 class Deployed(Config):
@@ -204,8 +281,8 @@ class Measured(Config):
         best_epoch: the epoch that the validation split picked.
         validation: scores by PyTorch.
         test: scores by PyTorch.
-        onnx: its exported file; an api has none.
-        int8: the quantised file, where one was kept.
+            onnx: its exported file; None for a teacher that is asked over the network.
+            int8: the quantised file, where one was kept.
     """
 
     role: Role
@@ -220,14 +297,52 @@ class Measured(Config):
 
 
 class Comparison(Config):
-    """`model` minus `reference` on the same rows of one split, paired bootstrap."""
+    """`model` minus `reference` on the same rows of one split, paired bootstrap.
+
+    Attributes:
+        metric: `score`, or a figure of a target.
+        target: whose figure; None where it is that of the only target, or `score`.
+    """
 
     split: Literal["validation", "test"]
-    metric: Literal["accuracy", "macro_f1"]
+    metric: str
+    target: str | None = None
     model: str
     reference: str
     difference: Estimate
     p_value: float
+
+
+class Ablation(Config):
+    """A student that went without a part of the distillation, beside the distilled one on the same test rows.
+
+    Attributes:
+        target: the only one that it learned; None where it learned all.
+        teacher: the only one that it heard; None where it heard all.
+        value: its main figure of that target, or `score`.
+        distilled: that of the distilled student.
+        difference: distilled minus this one.
+        p_value: of the difference.
+    """
+
+    target: str | None = None
+    teacher: str | None = None
+    value: Estimate
+    distilled: Estimate
+    difference: Estimate
+    p_value: float
+
+
+class Contribution(Config):
+    """What one of several teachers gave to the distilled student, averaged over its training.
+
+    Attributes:
+        weight: how much the rows listened to it, of 1; None with one teacher.
+        losses: objective -> its unweighted share of the loss.
+    """
+
+    weight: float
+    losses: dict[str, float]
 
 
 class SplitFacts(Config):
@@ -248,17 +363,17 @@ class Shipped(_File):
     """`models/student/shipped.json`: which student is deployed, and why.
 
     Attributes:
-        candidate: `distilled` or `finetuned`.
+        candidate: `baseline`, `distilled` or `finetuned`.
         because: as a sentence.
         primary: the metric that decided.
         validation: candidate -> that metric on the validation split.
-        test: accuracy and macro-F1 of the shipped student, which decided nothing.
+        test: metric -> that of the shipped student, which decided nothing.
         files: name in the folder -> SHA-256.
     """
 
-    candidate: Literal["distilled", "finetuned"]
+    candidate: Literal["baseline", "distilled", "finetuned"]
     because: str
-    primary: Literal["accuracy", "macro_f1"]
+    primary: str
     validation: dict[str, float]
     test: dict[str, Estimate]
     files: dict[str, str]
@@ -268,25 +383,26 @@ class Evaluation(_File):
     """`reports/evaluation.json`: everything that was measured.
 
     Attributes:
-        classes: names, in the order of recall and confusion.
-        target: the user's name of the label column.
-        inputs: what models read, in order.
-        primary: the metric that decides.
+        targets: what is predicted, in the order of the models' outputs.
+        inputs: what the student reads, in order.
+        primary: the metric that decides: of the only target, or `score`.
         confidence: of every interval.
         resamples: of the bootstrap.
         teacher: the candidate that agreement and KL refer to; None without a teacher.
         splits: `validation` and `test`.
         models: candidate -> what was measured, teachers first.
         exports: candidate -> how its ONNX file was checked.
-        comparisons: distilled - baseline, finetuned - distilled and finetuned - baseline; both splits, both metrics.
+        comparisons: distilled - baseline, finetuned - distilled and finetuned - baseline; on both splits, by the usual
+            metrics of each target and the primary.
+        ablations: students without a part of the distillation.
+        contributions: teacher -> what it gave, where there are several.
         shipped: the student that is deployed.
         runtime: versions of what measured (PyTorch, ONNX Runtime).
     """
 
-    classes: list[str]
-    target: str
+    targets: dict[str, Target]
     inputs: dict[str, Input]
-    primary: Literal["accuracy", "macro_f1"]
+    primary: str
     confidence: float = Field(gt=0.0, lt=1.0)
     resamples: int
     teacher: str | None
@@ -294,17 +410,20 @@ class Evaluation(_File):
     models: dict[str, Measured]
     exports: dict[str, ExportedModel] = Field(default_factory=dict)
     comparisons: list[Comparison]
+    ablations: list[Ablation] = Field(default_factory=list)
+    contributions: dict[str, Contribution] = Field(default_factory=dict)
     shipped: Shipped
     runtime: dict[str, str]
 
-    def comparison(self, model: str, reference: str, split: str, metric: str) -> Comparison:
+    def comparison(self, model: str, reference: str, split: str, metric: str, target: str | None = None) -> Comparison:
         """One of the comparisons.
 
         Raises:
             KeyError: where these two were not compared.
         """
         for found in self.comparisons:
-            if (found.model, found.reference, found.split, found.metric) == (model, reference, split, metric):
+            wanted = (model, reference, split, metric, target)
+            if (found.model, found.reference, found.split, found.metric, found.target) == wanted:
                 return found
         raise KeyError(f"{model} - {reference} on {split}, {metric}")
 

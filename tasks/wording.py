@@ -1,8 +1,21 @@
 """Figures as people read them; shared by the terminal's table, the report and the model card."""
 
-from tasks.results import Comparison, Estimate, Evaluation
+from typing import TYPE_CHECKING
 
-METRIC = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+from distillery.schema import Kind, Target
+from tasks.results import Ablation, ClassScores, Comparison, Estimate, Evaluation, LabelScores, TargetScores
+
+if TYPE_CHECKING:
+    from tasks.params import Params
+
+METRIC = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "r2": "R²",
+    "score": "mean score",
+}
+MAIN: dict[Kind, str] = {"classes": "accuracy", "labels": "micro_f1", "number": "r2"}
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -34,6 +47,16 @@ def p_value(value: float) -> str:
 def number(value: float) -> str:
     """Three decimals."""
     return f"{value:.3f}"
+
+
+def digits(value: float) -> str:
+    """A quantity with four digits, `-12.35`."""
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def capitalised(text: str) -> str:
+    """The first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def count(value: float | None) -> str:
@@ -73,7 +96,7 @@ def times(larger: float, smaller: float, better: str, worse: str) -> str:
     return f"{ratio:.0f}x {said}" if ratio >= 9.95 else f"{ratio:.1f}x {said}"
 
 
-def verdict(comparison: Comparison) -> str:
+def verdict(comparison: Comparison | Ablation) -> str:
     """Whether the interval tells a difference: `better`, `worse` or `open`."""
     if comparison.difference.low > 0:
         return "better"
@@ -84,11 +107,13 @@ def primary(evaluation: Evaluation, name: str, split: str = "test") -> Estimate:
     """The deciding metric of one candidate."""
     measured = evaluation.models[name]
     scores = measured.test if split == "test" else measured.validation
-    return scores.accuracy if evaluation.primary == "accuracy" else scores.macro_f1
+    return scores.figure(evaluation.primary)
 
 
 def headline(evaluation: Evaluation) -> str:
     """One sentence: did distillation pay?"""
+    if evaluation.shipped.candidate == "baseline":
+        return "The student alone ships: distillation did not pay off"
     found = evaluation.comparison("distilled", "baseline", "test", evaluation.primary)
     return {
         "better": "Distillation paid off",
@@ -117,3 +142,53 @@ def gap_closed(evaluation: Evaluation) -> float | None:
     gap = primary(evaluation, evaluation.teacher).value - alone
     # A gap of less than half a point would make a share of noise.
     return (primary(evaluation, evaluation.shipped.candidate).value - alone) / gap if gap > 0.005 else None
+
+
+def main(found: TargetScores) -> Estimate:
+    """Accuracy, micro-F1 or R2."""
+    if isinstance(found, ClassScores):
+        return found.accuracy
+    return found.micro_f1 if isinstance(found, LabelScores) else found.r2
+
+
+def predicted(target: Target) -> str:
+    """What is predicted, in a few words."""
+    return "a number" if target.kind == "number" else f"{len(target.names)} {target.kind}"
+
+
+def who_sees(params: "Params") -> str:
+    """Who sees fewer labels than there are."""
+    seeing = [key for key in params.distill.teachers if params.teachers[key].labels == "all"]
+    if not seeing:
+        return " for everybody, teachers too"
+    return f" for the student ({', '.join(seeing)} learned from all of them)"
+
+
+def weakest(figures: list[float | None], names: tuple[str, ...], most: int = 3) -> list[tuple[float, str]]:
+    """The lowest figures and whose they are."""
+    return sorted((figure, name) for figure, name in zip(figures, names, strict=True) if figure is not None)[:most]
+
+
+def table(kind: Kind) -> list[str]:
+    """The headings of what `cells` gives."""
+    return {
+        "classes": ["accuracy", "macro-F1", "agreement with teacher", "NLL", "calibration error"],
+        "labels": ["micro-F1", "macro-F1", "all labels right", "agreement with teacher", "NLL"],
+        "number": ["R²", "RMSE", "MAE", "RMSE to teacher"],
+    }[kind]
+
+
+def cells(found: TargetScores) -> list[str]:
+    """The figures of one model and target."""
+
+    def share(estimate: Estimate | None) -> str:
+        return "\u2013" if estimate is None else f"{percent(estimate.value)} ({span(estimate)})"
+
+    if isinstance(found, ClassScores):
+        first = [share(found.accuracy), share(found.macro_f1), share(found.agreement)]
+        return [*first, number(found.nll), number(found.calibration_error)]
+    if isinstance(found, LabelScores):
+        first = [share(found.micro_f1), share(found.macro_f1), percent(found.exact)]
+        return [*first, percent(found.agreement), number(found.nll)]
+    distance = "\u2013" if found.to_teacher is None else digits(found.to_teacher)
+    return [share(found.r2), digits(found.rmse.value), digits(found.mae.value), distance]

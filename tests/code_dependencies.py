@@ -73,7 +73,7 @@ def write() -> None:
         folders = {dep for dep in dependencies(stage) if (ROOT / dep).is_dir() and dep.startswith("distillery/")}
         files = {file for file in needed(stage) if not any(str(parent) in folders for parent in Path(file).parents)}
         head, block, tail = re.split(rf"(^  {stage}:\n(?:    .*\n|\n)*)", text, maxsplit=1, flags=re.MULTILINE)
-        line = re.compile(r"^( +- )(?:distillery|tasks)/(?!.*jinja)\S+\n", re.MULTILINE)
+        line = re.compile(r"^( +- )(?:distillery|tasks)/(?!pages)\S+\n", re.MULTILINE)
         first = line.search(block)
         assert first is not None
         code = "".join(f"{first[1]}{path}\n" for path in sorted(files | folders))

@@ -16,20 +16,20 @@ data:
   path: distillery/sources/digits.py
   columns: {inputs: [image], target: label}
   split: {train: 0.6, validation: 0.2, test: 0.2}
-  labelled: 120
+  labelled: 60
 ingest: {}
 validation: {soft_targets: {}}
 teachers:
   wide:
-    model: {name: mlp, hidden: [64]}
-    training: {epochs: 25, learning_rate: 0.01}
+    model: {name: mlp, hidden: [256]}
+    training: {epochs: 60, learning_rate: 0.01}
 soft_targets: {}
 student:
   model: {name: mlp, hidden: [12]}
 distill:
   teachers: [wide]
   objectives: [{name: kd, weight: 0.9, temperature: 2.0}, {name: cross_entropy, weight: 0.1}]
-  training: {epochs: 8, learning_rate: 0.01}
+  training: {epochs: 16, learning_rate: 0.01}
 finetune:
   training: {epochs: 3, learning_rate: 0.003}
 export: {}

@@ -14,6 +14,7 @@ from distillery.columns import Columns
 from distillery.errors import UserError
 from distillery.saved import load_model, predict
 from flows import summary
+from tasks import wording
 from tasks.results import Evaluation, ExportReport, Shipped, candidates
 from tests.small_project import copied, run
 
@@ -39,7 +40,7 @@ def test_scores_are_those_of_the_saved_models(project: Path, evaluation: Evaluat
     outputs = predict(load_model(project / "models" / folders.get(name, name)), columns)
     predicted = outputs.argmax(axis=1)
     measured = evaluation.models[name]
-    scores = measured.test if split == "test" else measured.validation
+    scores = (measured.test if split == "test" else measured.validation).only
     assert scores.accuracy.value == pytest.approx(accuracy_score(columns.target, predicted))
     assert scores.macro_f1.value == pytest.approx(f1_score(columns.target, predicted, average="macro"))
     assert scores.accuracy.low <= scores.accuracy.value <= scores.accuracy.high
@@ -54,7 +55,8 @@ def test_scores_are_those_of_the_saved_models(project: Path, evaluation: Evaluat
 
 def test_the_exported_model_is_measured_too(evaluation: Evaluation) -> None:
     for model in evaluation.models.values():
-        assert model.onnx.test.accuracy.value == pytest.approx(model.test.accuracy.value, abs=0.01)
+        assert model.onnx is not None
+        assert model.onnx.test.only.accuracy.value == pytest.approx(model.test.only.accuracy.value, abs=0.01)
         assert 0 < model.onnx.latency_ms <= model.onnx.latency_p95_ms
         assert model.onnx.throughput > 0
     assert evaluation.models["teacher-wide"].parameters > evaluation.student.parameters
@@ -66,16 +68,16 @@ def test_paired_differences_are_differences_of_the_scores(evaluation: Evaluation
     for found in evaluation.comparisons:
         model, reference = evaluation.models[found.model], evaluation.models[found.reference]
         ours, theirs = (getattr(measured, found.split) for measured in (model, reference))
-        expected = getattr(ours, found.metric).value - getattr(theirs, found.metric).value
+        expected = ours.figure(found.metric).value - theirs.figure(found.metric).value
         assert found.difference.value == pytest.approx(expected)
         assert found.difference.low <= found.difference.value <= found.difference.high
 
 
 def test_the_shipped_student_is_the_better_one_on_validation(project: Path, evaluation: Evaluation) -> None:
     shipped = Shipped.read(project / "models/student/shipped.json")
-    distilled, finetuned = (evaluation.models[name].validation.accuracy.value for name in ("distilled", "finetuned"))
+    order = ("distilled", "finetuned", "baseline")
     assert shipped == evaluation.shipped
-    assert shipped.candidate == ("finetuned" if finetuned > distilled else "distilled")
+    assert shipped.candidate == max(order, key=lambda name: evaluation.models[name].validation.only.accuracy.value)
     folder = project / "models/student"
     source = project / "models" / shipped.candidate
     assert (folder / "weights.safetensors").read_bytes() == (source / "weights.safetensors").read_bytes()
@@ -94,7 +96,7 @@ def test_validation_alone_decides_and_a_tie_keeps_the_distilled_student(tmp_path
     run(root, "evaluate")
     tie = Evaluation.read(root / "reports/evaluation.json")
     assert tie.shipped.candidate == "distilled"
-    assert "tie keeps the distilled" in tie.shipped.because
+    assert "a tie keeps the distilled" in tie.shipped.because
     found = tie.comparison("finetuned", "distilled", "validation", "accuracy")
     assert (found.difference.value, found.p_value) == (0.0, 1.0)
 
@@ -102,25 +104,44 @@ def test_validation_alone_decides_and_a_tie_keeps_the_distilled_student(tmp_path
     shutil.copytree(root / "models/teachers/wide", root / "models/finetuned")
     run(root, "evaluate")
     better = Evaluation.read(root / "reports/evaluation.json")
-    assert better.models["finetuned"].validation.accuracy.value > better.models["distilled"].validation.accuracy.value
+    assert (
+        better.models["finetuned"].validation.only.accuracy.value
+        > better.models["distilled"].validation.only.accuracy.value
+    )
     assert better.shipped.candidate == "finetuned"
-    assert "is higher than" in better.shipped.because
+    assert "that of the distilled student" in better.shipped.because
+
+
+def test_a_student_alone_that_is_better_ships_and_that_is_said(tmp_path: Path) -> None:
+    root = copied(tmp_path, "export", "evaluate")
+    shutil.rmtree(root / "models/baseline")
+    shutil.copytree(root / "models/teachers/wide", root / "models/baseline")
+    run(root, "evaluate")
+    found = Evaluation.read(root / "reports/evaluation.json")
+    assert found.shipped.candidate == "baseline"
+    assert "Distillation did not pay" in found.shipped.because
+    assert wording.headline(found) == "The student alone ships: distillation did not pay off"
+    assert (root / "models/student/weights.safetensors").read_bytes() == (
+        root / "models/baseline/weights.safetensors"
+    ).read_bytes()
 
 
 def test_files_for_dvc_hold_every_model(project: Path, evaluation: Evaluation) -> None:
     table = json.loads((project / "reports/metrics.json").read_text())
     assert set(NAMES) <= set(table)
-    assert table["distilled"]["accuracy"] == pytest.approx(evaluation.models["distilled"].test.accuracy.value, abs=1e-5)
+    assert table["distilled"]["accuracy"] == pytest.approx(
+        evaluation.models["distilled"].test.only.accuracy.value, abs=1e-5
+    )
     assert not [key for row in table.values() for key in row if "latency" in key], "times differ from run to run"
     with (project / "reports/plots/curves.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
-    assert list(lines[0]) == ["epoch", "model", "accuracy", "macro_f1", "nll"]
+    assert list(lines[0]) == ["epoch", "model", "accuracy", "macro_f1", "nll", "score"]
     assert {line["model"] for line in lines} == {"Teacher wide", "Student alone", "Distilled", "Fine-tuned"}
-    assert sum(line["model"] == "Distilled" for line in lines) == 8
+    assert sum(line["model"] == "Distilled" for line in lines) == 16
     with (project / "reports/plots/confusion.csv").open(newline="") as stream:
         pairs = [(line["actual"], line["predicted"]) for line in csv.DictReader(stream)]
     hits = np.mean([actual == predicted for actual, predicted in pairs])
-    assert hits == pytest.approx(evaluation.student.test.accuracy.value)
+    assert hits == pytest.approx(evaluation.student.test.only.accuracy.value)
 
 
 def test_figures_repeat_but_for_times(tmp_path: Path, project: Path) -> None:
@@ -141,14 +162,14 @@ def test_unlabelled_test_rows_count_for_agreement_alone(tmp_path: Path) -> None:
     run(root, "evaluate")
     after = Evaluation.read(root / "reports/evaluation.json")
     assert after.splits["test"].labelled == len(test) // 2
-    assert after.models["distilled"].test.agreement == before.models["distilled"].test.agreement
-    assert sum(map(sum, after.models["distilled"].test.confusion)) == len(test) // 2
+    assert after.models["distilled"].test.only.agreement == before.models["distilled"].test.only.agreement
+    assert sum(map(sum, after.models["distilled"].test.only.confusion)) == len(test) // 2
 
     nothing = np.full(len(test), -1)
     Columns(
         test.schema, test.keys, {"label": nothing}, {name: np.array(column) for name, column in after_inputs(root)}
     ).write(root / "data/prepared/test")
-    with pytest.raises(UserError, match="the test split has no labelled row"):
+    with pytest.raises(UserError, match="the test split has no label in 'label'"):
         run(root, "evaluate")
 
 
@@ -172,7 +193,7 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     file = tmp_path / "evaluation.json"
     with pytest.raises(UserError, match="is missing; run `python -m flows run` first"):
         Evaluation.read(file)
-    file.write_text('{"classes": 3}')
+    file.write_text('{"targets": 3}')
     with pytest.raises(UserError, match="is damaged or of another version"):
         Evaluation.read(file)
 
@@ -193,10 +214,12 @@ def test_the_terminal_shows_every_model_in_full(
     text = capture.get()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
-    found = evaluation.models["distilled"].test.accuracy
+    found = evaluation.models["distilled"].test.only.accuracy
     assert f"{100 * found.value:.1f}" in text
     assert (f"({100 * found.low:.1f}-{100 * found.high:.1f})" in text) == intervals
-    shipped = {"distilled": "Distilled *", "finetuned": "Fine-tuned *"}[evaluation.shipped.candidate]
+    shipped = {"distilled": "Distilled *", "finetuned": "Fine-tuned *", "baseline": "Student alone *"}[
+        evaluation.shipped.candidate
+    ]
     assert shipped in text
-    for title in ("Teacher wide", "Student alone", "Distilled", "Fine-tuned"):
-        assert title in text
+    for name in ("Teacher wide", "Student alone", "Distilled", "Fine-tuned"):
+        assert name in text

@@ -181,22 +181,22 @@ def test_int8_that_loses_too_much_is_dropped_and_one_that_holds_is_kept(tmp_path
     root = copied(tmp_path, "export")
     params = root / "params.yaml"
     text = params.read_text(encoding="utf-8")
-    params.write_text(text.replace("export: {}", "export: {int8_max_accuracy_loss: 0.9}"), encoding="utf-8")
+    params.write_text(text.replace("export: {}", "export: {int8_max_loss: 0.9}"), encoding="utf-8")
     run(root, "export")
     kept = ExportReport.read(root / "models/onnx/export.json").models["distilled"]
     assert kept.int8 is not None and kept.int8.kept and kept.int8.file == "distilled.int8.onnx"
     assert (root / "models/onnx/distilled.int8.onnx").stat().st_size == kept.int8.size
-    assert kept.int8.accuracy is not None
+    assert kept.int8.score is not None
     # The strictest bound drops exactly those that lost anything.
-    params.write_text(text.replace("export: {}", "export: {int8_max_accuracy_loss: 0.0}"), encoding="utf-8")
+    params.write_text(text.replace("export: {}", "export: {int8_max_loss: 0.0}"), encoding="utf-8")
     run(root, "export")
     for name, model in ExportReport.read(root / "models/onnx/export.json").models.items():
         if model.int8 is None:
             continue
-        assert model.int8.accuracy is not None
-        assert model.int8.kept == (model.int8.accuracy >= model.accuracy)
+        assert model.int8.score is not None
+        assert model.int8.kept == (model.int8.score >= model.score)
         assert (root / f"models/onnx/{name}.int8.onnx").exists() == model.int8.kept
-        assert "validation accuracy" in model.int8.reason
+        assert "validation score" in model.int8.reason
 
 
 def test_int8_can_be_off_and_the_report_repeats(tmp_path: Path) -> None:
@@ -222,9 +222,9 @@ def test_a_larger_model_takes_longer(tmp_path: Path) -> None:
     }.items():
         files[name] = tmp_path / f"{name}.onnx"
         export(models.build(config, rows.schema, seed=0), files[name])
-    times = measure(files, rows, seconds=1.0)
+    times = measure({name: (file, rows) for name, file in files.items()}, seconds=1.0)
     assert times["small"].latency_ms < times["large"].latency_ms
     assert times["small"].throughput > times["large"].throughput
     assert all(timing.latency_ms <= timing.latency_p95_ms for timing in times.values())
     with pytest.raises(UserError, match="the split is empty"):
-        measure(files, digits(0, 0))
+        measure({name: (file, digits(0, 0)) for name, file in files.items()})

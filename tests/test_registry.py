@@ -27,6 +27,7 @@ from distillery.saved import save_model
 from distillery.schema import Input, Schema, Target
 from flows.registry import ALIAS, register
 from tasks.results import (
+    ClassScores,
     Deployed,
     Estimate,
     Evaluation,
@@ -115,10 +116,11 @@ def write_evaluation(root: Path) -> None:
 
     def measured(role: Role, value: float) -> Measured:
         estimate = Estimate(value=value, low=value - 0.1, high=value + 0.1)
-        scores = Scores(
-            accuracy=estimate, macro_f1=estimate, nll=1.0, calibration_error=0.1, agreement=None, kl=None, recall=[],
-            confusion=[], reliability=[],
+        classes = ClassScores(
+            rows=5, accuracy=estimate, macro_f1=estimate, nll=1.0, calibration_error=0.1, agreement=None, kl=None,
+            recall=[], confusion=[], reliability=[],
         )  # fmt: skip
+        scores = Scores(score=estimate, targets={"label": classes})
         deployed = Deployed(file="x", size=1, test=scores, latency_ms=1.0, latency_p95_ms=1.0, throughput=1.0)
         return Measured(
             role=role, model=Mlp(name="mlp"), parameters=1, weights_sha256="", best_epoch=1, validation=scores,
@@ -129,7 +131,7 @@ def write_evaluation(root: Path) -> None:
     facts = SplitFacts(rows=5, labelled=5, sha256="")
     (root / "reports").mkdir()
     Evaluation(
-        classes=list(SCHEMA.classes), target="label", inputs={}, primary="accuracy", confidence=0.95, resamples=100,
+        targets=SCHEMA.targets, inputs={}, primary="accuracy", confidence=0.95, resamples=100,
         teacher="teacher-small", splits={"validation": facts, "test": facts}, comparisons=[], shipped=shipped,
         runtime={}, models={"teacher-small": measured("teacher", 0.9), "distilled": measured("distilled", 0.8)},
     ).write(root / "reports" / "evaluation.json")  # fmt: skip
@@ -158,7 +160,7 @@ def test_versions_say_what_they_are(registered: Tracker) -> None:
     student = registered.client.get_model_version_by_alias("student", ALIAS)
     teacher = registered.client.get_model_version_by_alias("teacher", ALIAS)
     assert student.tags["teacher"] == f"teacher/{teacher.version}"
-    assert (student.tags["test_accuracy"], teacher.tags["test_macro_f1"]) == ("0.8000", "0.9000")
+    assert (student.tags["test_accuracy"], teacher.tags["test_accuracy"]) == ("0.8000", "0.9000")
     assert (student.tags["dvc_hash"], teacher.tags["dvc_hash"]) == ("abc.dir", "def.dir")
     assert student.tags["candidate"] == "distilled"
     assert len(student.tags["digest"]) == 64
@@ -172,7 +174,7 @@ def test_signature_and_class_names_tell_a_client_everything(registered: Tracker)
     (output,) = info.signature.outputs.inputs
     assert (output.name, output.type.name, output.shape) == ("logits", "float32", (-1, 3))
     assert info.metadata is not None
-    assert info.metadata["classes"] == list(SCHEMA.classes)
+    assert info.metadata["targets"]["label"]["names"] == list(SCHEMA.classes)
 
 
 def test_no_file_of_a_model_can_run_code(registered: Tracker, tmp_path: Path) -> None:

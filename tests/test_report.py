@@ -92,10 +92,10 @@ def test_the_page_tells_what_was_measured(project: Path, page: str) -> None:
     assert wording.explanation(evaluation) in text
     assert evaluation.shipped.because in text
     for model in evaluation.models.values():
-        assert wording.percent(model.test.accuracy.value) in text
+        assert wording.percent(model.test.only.accuracy.value) in text
         assert wording.size(model.onnx.size) in text
         assert model.weights_sha256 in text
-    assert "120 training rows kept their label" in text
+    assert "60 training rows kept their label" in text
     assert "expectations of the table hold" in text
     assert "Soft targets of wide" in text
     assert page.count("<svg") == 7
@@ -113,7 +113,10 @@ def test_no_date_and_no_path_is_in_it_and_it_repeats(tmp_path: Path, project: Pa
 def test_what_users_write_is_escaped(tmp_path: Path) -> None:
     root = copied(tmp_path, "export", "evaluate")
     file = root / "reports/evaluation.json"
-    Evaluation.read(file).model_copy(update={"classes": HOSTILE, "target": "<b>label</b>"}).write(file)
+    text = file.read_text(encoding="utf-8").replace('"label"', '"<b>label</b>"')
+    document = json.loads(text)
+    document["targets"]["<b>label</b>"]["names"] = HOSTILE
+    file.write_text(json.dumps(document), encoding="utf-8")
     validation = root / "reports/validation.json"
     document = json.loads(validation.read_text())
     document["expectations"][0]["arguments"] = {"column": "<img src=x onerror=alert(1)>"}
@@ -157,8 +160,8 @@ def test_many_classes_leave_the_matrix_out(project: Path) -> None:
     evaluation = Evaluation.read(project / "reports/evaluation.json")
     names = [f"class {number}" for number in range(100)]
     matrix = np.eye(100, dtype=int).tolist()
-    scores = evaluation.student.test.model_copy(update={"confusion": matrix})
-    assert charts.confusion(scores, names, "distilled") == ""
+    scores = evaluation.student.test.only.model_copy(update={"confusion": matrix})
+    assert charts.confusion(scores, names, "distilled", "label") == ""
 
 
 def test_a_missing_report_of_another_stage_is_told(tmp_path: Path) -> None:
