@@ -10,6 +10,7 @@ STAGES = (
     "train_baseline",
     "distill",
     "finetune",
+    "train_ablations",
     "export",
     "evaluate",
     "report",

@@ -1,6 +1,7 @@
 """Trains the student on what others say about every row, labelled or not: teachers, peers, or itself."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from distillery.soft_targets import SoftTargets, StoredTeacher
 from distillery.starts import from_teacher
 from distillery.step import STUDENT
 from tasks.fitting import Splits, balance, save, start, teach
+from tasks.params import Distill
 from tasks.self_taught import born_again, teach_exits
 from tasks.stage import Stage, Summary
 
@@ -24,14 +26,14 @@ def run(stage: Stage) -> Summary:
     splits = Splits.open(stage)
     own = stage.params.distill.self
     if isinstance(own, BornAgain):
-        return born_again(stage, splits, own.generations, lambda seed: _student(stage, splits, seed))
-    student = _student(stage, splits, stage.params.seed)
+        return born_again(stage, splits, own.generations, lambda seed: new_student(stage, splits, seed))
+    student = new_student(stage, splits, stage.params.seed)
     if isinstance(own, Exits):
         return teach_exits(stage, splits, student, keep=own.keep)
-    return _listen(stage, splits, student)
+    return listen(stage, splits, student, stage.params.distill, stage.output("models/distilled"))
 
 
-def _student(stage: Stage, splits: Splits, seed: int) -> Network:
+def new_student(stage: Stage, splits: Splits, seed: int) -> Network:
     """The student before its training."""
     config = stage.params.student
     student = start(stage, config, splits, seed)
@@ -41,15 +43,32 @@ def _student(stage: Stage, splits: Splits, seed: int) -> Network:
     return student
 
 
-def _listen(stage: Stage, splits: Splits, student: Network) -> Summary:
+def listen(
+    stage: Stage,
+    splits: Splits,
+    student: Network,
+    config: Distill,
+    folder: Path,
+    *,
+    heard: Callable[[Teacher], Teacher] = lambda teacher: teacher,
+    part: str = "",
+) -> Summary:
     """Frozen teachers are heard by the student and by all peers, and these hear each other.
 
     Deep mutual learning (Zhang et al. 2018): every peer has a loss and an optimiser state of its own. In the paper
     (Algorithm 1) they take turns, and the second hears what the first says after its update; here all move at once, on
     what the others said in the same step, so that no forward pass is made twice. A teacher that is trained together
     with the student is a peer with a large model.
+
+    Args:
+        stage: tells where teachers are, and keeps the checkpoint.
+        splits: training and validation rows.
+        student: starting weights.
+        config: whom it hears and how it is trained.
+        folder: gets the saved model.
+        heard: what the student hears of a frozen teacher; by default all.
+        part: names one of several trainings of a stage.
     """
-    config = stage.params.distill
     live = [objective.name for objective in config.all_objectives if needs_features(objective)]
     frozen = {key: load_model(stage.path(f"models/teachers/{key}")) if live else None for key in config.teachers}
     if live and frozen:
@@ -80,11 +99,11 @@ def _listen(stage: Stage, splits: Splits, student: Network) -> Summary:
         lessons[STUDENT],
         config.training,
         rows=rows,
-        teachers=_teachers(stage, splits, frozen, lessons),
+        teachers={key: heard(each) for key, each in _teachers(stage, splits, frozen, lessons).items()},
         peers=peers,
         lessons={name: lessons[name] for name in peers},
+        part=part,
     )
-    folder = stage.output("models/distilled")
     reached = {f"score_{name}": outcome.history[-1][f"score_{name}"] for name in peers}
     for name, peer in peers.items():
         # As the last epoch left it: the student's validation score picks the student's epoch.

@@ -188,6 +188,9 @@ class Distill(Config):
     self: SelfTaught | None = Field(None, description="self: exits (keep) or born_again (generations)")
     mixing: Mixing = Mean()
     objectives: ObjectivesOfTargets = Field(description="with several targets a list for each")
+    each_teacher: bool = Field(
+        False, description="also train a student with each of several teachers alone, to tell what each is worth"
+    )
     weighting: TaskWeighting = Field(
         Equal(), description="of several targets: equal, fixed (with weights), uncertainty"
     )

@@ -46,6 +46,7 @@ TRAINED = (
     "train_baseline",
     "distill",
     "finetune",
+    "train_ablations",
 )
 
 
