@@ -35,6 +35,7 @@ class Outcome:
         best_epoch: from 1; 0 where the starting weights were kept.
         score: of the monitored metric at that epoch.
         steps: updates made.
+        trained_parameters: numbers that moved: the network's, its peers', and those of objectives and discriminators.
         warnings: what went wrong without ending the training, such as an adversary that collapsed.
     """
 
@@ -42,6 +43,7 @@ class Outcome:
     best_epoch: int
     score: float
     steps: int
+    trained_parameters: int
     warnings: list[str] = field(default_factory=list)
 
 
@@ -150,7 +152,8 @@ def train(
     network.load_state_dict(done.best_weights)
     for each in cohort.networks.values():
         each.to("cpu").eval()
-    return Outcome(done.history, done.best_epoch, done.best_score, len(done.history) * steps, warnings)
+    trained = sum(parameter.numel() for parameter in [*moving, *critics] if parameter.requires_grad)
+    return Outcome(done.history, done.best_epoch, done.best_score, len(done.history) * steps, trained, warnings)
 
 
 def class_weights(target: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int) -> Tensor:

@@ -15,8 +15,20 @@ EPILOG = """examples:
   python -m flows run distill --force     compute the distilled student again
   python -m flows server                  Prefect and MLflow with their dashboards, until Ctrl-C
   python -m flows init NAME               take the parameters of scenarios/NAME.yaml
+  python -m flows compare --help          which method pays on your data
 
 `dvc repro` runs the same stages without Prefect; each finds what the other has done."""
+
+COMPARE = """examples:
+  python -m flows compare                              the methods of the block `comparison` in params.yaml
+  python -m flows compare --objectives kd,dkd,rkd      these, each with its defaults beside the loss on labels
+  python -m flows compare --objectives all --seeds 5   every method that fits the data
+  python -m flows compare --students small,wide        on these students of the block
+  python -m flows compare --dry-run                    what would be trained
+  python -m flows compare --adopt                      the best on validation into params.yaml; --adopt NAME: that one
+
+The student alone (plain) and plain KD (kd) are always among them, and all make the same number of steps. The validation
+split picks, the test split reports. Killed or stopped and started again, it trains only what is missing."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     root: Path = options.root.resolve()
     environment.prepare(root)
     resume = "finished stages are kept, and the next run resumes from the last checkpoint"
+    if options.command == "compare":
+        resume = "finished trainings are kept, and the same command goes on with the others"
     if options.command == "server":
         resume = "both servers are stopped"
     return failures.guarded(lambda: _dispatch(options, root), root, f"flows-{options.command}", resume)
@@ -43,6 +57,8 @@ def _dispatch(options: argparse.Namespace, root: Path) -> int:
         from flows.predict import predict
 
         return predict(root, options.input, options.output, options.model)
+    if options.command == "compare":
+        return _compare(options, root)
     if options.dry_run:
         from flows.dry_run import show
 
@@ -50,6 +66,35 @@ def _dispatch(options: argparse.Namespace, root: Path) -> int:
     from flows.run import run
 
     return run(root, options.stages, force=options.force, wait=options.wait)
+
+
+def _compare(options: argparse.Namespace, root: Path) -> int:
+    from flows.compare import adopt, compare
+
+    if options.adopt is not None:
+        return adopt(root, options.adopt or None)
+    return compare(
+        root,
+        options.objectives,
+        options.students,
+        options.seeds,
+        workers=options.workers,
+        dry_run=options.dry_run,
+        wait=options.wait,
+    )
+
+
+def _names(text: str) -> list[str]:
+    """Names with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _count(text: str) -> int:
+    """A number of things."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,6 +123,25 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .parquet file to write")
     predict.add_argument(
         "--model", metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder; default: the champion"
+    )
+
+    compare = commands.add_parser(
+        "compare",
+        parents=[shared],
+        help="many methods on the same soft targets, with statistics",
+        epilog=COMPARE,
+        formatter_class=shape,
+    )
+    compare.add_argument(
+        "--objectives", type=_names, default=[], metavar="A,B", help="objectives or methods of the block, or all"
+    )
+    compare.add_argument("--students", type=_names, default=[], metavar="A,B", help="of the block (default: all of it)")
+    compare.add_argument("--seeds", type=_count, metavar="N", help="trainings of each (default: the block's, else 5)")
+    compare.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a core)")
+    compare.add_argument("--dry-run", action="store_true", help="only tell what would be trained")
+    compare.add_argument("--wait", action="store_true", help="wait while another run holds the pipeline")
+    compare.add_argument(
+        "--adopt", nargs="?", const="", metavar="NAME", help="write the best, or NAME, into params.yaml; trains nothing"
     )
 
     init = commands.add_parser("init", parents=[shared], help="take the parameters of a scenario")

@@ -199,14 +199,23 @@ def run(root: Path, stages: list[str], force: bool) -> None:
     """Runs the flow for the project in `root`, which is the working directory and held by this process.
 
     Raises:
-        UserError: see `distillation`; also where the Prefect server went away.
+        UserError: see `distillation` and `carry_out`.
+    """
+    carry_out(root, lambda: distillation(stages, force))
+
+
+def carry_out(root: Path, flow_of: Callable[[], object]) -> None:
+    """Calls a flow as one of this project, after the end of those that were killed has been told.
+
+    Raises:
+        UserError: where the Prefect server went away; also what the flow raises.
     """
     project = f"project:{root}"
     try:
         _mark_crashed(project)
         # Ending a heartbeat takes up to a second, and who was killed is told by the files it held.
         with tags(project), temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            distillation(stages, force)
+            flow_of()
         _drain()
     except TransportError as error:
         raise UserError(

@@ -70,25 +70,36 @@ def curves(lines: Mapping[str, Curve], evaluation: Evaluation) -> str:
 
 def intervals(evaluation: Evaluation) -> str:
     """The deciding metric on the test split with its interval, one line a model."""
-    names = list(evaluation.models)
-    figure, axes = _axes(0.8 + 0.58 * len(names))
-    for at, name in enumerate(names):
-        measured = evaluation.models[name]
+    metric = METRIC[evaluation.primary]
+    rows = []
+    for name, measured in evaluation.models.items():
         found = measured.test.figure(evaluation.primary)
-        colour = ROLE[measured.role]
-        y = len(names) - 1 - at
-        axes.plot([found.low, found.high], [y, y], color=colour, linewidth=3, solid_capstyle="round")
-        axes.plot(found.value, y, "o", color=colour, markersize=7.5, markeredgecolor=PAPER)
-        axes.annotate(
-            f"{100 * found.value:.1f}", (found.value, y), (0, 8), textcoords="offset points", ha="center", color=INK
-        )
-    axes.set_yticks(range(len(names)), [_short(title(name)) for name in reversed(names)])
-    axes.set_ylim(-0.5, len(names) - 0.35)
+        rows.append((title(name), found.value, found.low, found.high, ROLE[measured.role]))
+    label = f"Test {metric}, {100 * evaluation.confidence:g} % interval"
+    return beside(rows, "intervals", label, f"Test {metric} of each model with its interval")
+
+
+def beside(rows: Sequence[tuple[str, float, float, float, str]], name: str, label: str, told: str) -> str:
+    """Shares with their intervals, one below the other.
+
+    Args:
+        rows: title, value, low, high and colour of each.
+        name: of the drawing.
+        label: of the axis.
+        told: to those who cannot see it.
+    """
+    figure, axes = _axes(0.8 + 0.58 * len(rows))
+    for y, (_, value, low, high, colour) in enumerate(reversed(rows)):
+        axes.plot([low, high], [y, y], color=colour, linewidth=3, solid_capstyle="round")
+        axes.plot(value, y, "o", color=colour, markersize=7.5, markeredgecolor=PAPER)
+        axes.annotate(f"{100 * value:.1f}", (value, y), (0, 8), textcoords="offset points", ha="center", color=INK)
+    axes.set_yticks(range(len(rows)), [_short(row[0]) for row in reversed(rows)])
+    axes.set_ylim(-0.5, len(rows) - 0.35)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.08)
-    axes.set_xlabel(f"Test {METRIC[evaluation.primary]}, {100 * evaluation.confidence:g} % interval")
+    axes.set_xlabel(label)
     _percent(axes.xaxis)
-    return _svg(figure, "intervals", f"Test {METRIC[evaluation.primary]} of each model with its interval")
+    return _svg(figure, name, told)
 
 
 def confusion(scores: ClassScores, classes: Sequence[str], name: str, target: str) -> str:

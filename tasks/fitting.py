@@ -168,6 +168,7 @@ def save(folder: Path, network: Network, outcome: Outcome, config: TrainingConfi
         "epochs": len(outcome.history),
         "steps": outcome.steps,
         "parameters": network.parameter_count,
+        "trained_parameters": outcome.trained_parameters,
         f"best_{config.monitor}": outcome.score,
         **more,
     }

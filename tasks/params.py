@@ -276,8 +276,21 @@ class Registry(Config):
         return self
 
 
+class Comparison(Config):
+    """What `python -m flows compare` tries; no stage reads it, so it makes nothing stale.
+
+    A method stands for a whole `params.yaml`, with which it is checked before anything runs.
+    """
+
+    methods: dict[str, dict[str, Any]] = Field(
+        {}, description="name: keys of `distill` (without training), and `student` with keys of `student`"
+    )
+    students: dict[str, StudentConfig] = Field({}, description="name: a `student`; by default the project's own")
+    seeds: int = Field(5, ge=1, description="trainings of each method and student; one has no interval")
+
+
 class Params(Config):
-    """The whole of `params.yaml`. Every section must stand, because DVC tracks sections by name."""
+    """The whole of `params.yaml`. Every section but `comparison` must stand, because DVC tracks sections by name."""
 
     seed: int = Field(ge=0, lt=2**32)
     data: Data
@@ -291,6 +304,7 @@ class Params(Config):
     export: Export
     evaluate: Evaluate
     registry: Registry
+    comparison: Comparison = Comparison()
 
     @model_validator(mode="after")
     def _objectives_fit_the_targets(self) -> Self:

@@ -55,6 +55,23 @@ class Progress:
                 bar.advance()
 
 
+class Silent(Progress):
+    """Draws nothing, for work beside other work.
+
+    Attributes:
+        said: what would have been printed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console.quiet = True
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        """Keeps a line."""
+        self.said.append(message)
+
+
 class Bar:
     """One bar; `note` shows a figure beside it."""
 

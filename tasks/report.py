@@ -36,7 +36,7 @@ def run(stage: Stage) -> Summary:
         "wording": wording,
         "title": title,
     }
-    page = _environment(html=True).get_template("report.html.jinja")
+    page = templates(html=True).get_template("report.html.jinja")
     stage.output("reports/report.html").write_text(
         page.render(
             **facts,
@@ -47,7 +47,7 @@ def run(stage: Stage) -> Summary:
         ),
         encoding="utf-8",
     )
-    card = _environment(html=False).get_template("model_card.md.jinja")
+    card = templates(html=False).get_template("model_card.md.jinja")
     schema = Schema(inputs=evaluation.inputs, targets=evaluation.targets)
     parts = {name: schema.part(name) for name in evaluation.targets}
     text = card.render(**facts, worst=_worst(evaluation, 3), parts=parts, outputs=schema.outputs)
@@ -55,7 +55,7 @@ def run(stage: Stage) -> Summary:
     return {"verdict": wording.headline(evaluation), "shipped": shipped.candidate}
 
 
-def _environment(*, html: bool) -> "Environment":
+def templates(*, html: bool) -> "Environment":
     """Templates; what users write (class names, parameters) is escaped in HTML and in Markdown."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

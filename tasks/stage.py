@@ -120,13 +120,13 @@ def execute(
     """
     params = load(root)
     function = function_of(name)
-    _seed(params.seed)
+    seed(params.seed)
     state = root / STATE / "checkpoints" / name.replace("@", "-") / key[:16]
     try:
         with _translated_errors(), _staging(root, name) as staging, progress or Progress() as bars:
             state.mkdir(parents=True, exist_ok=True)
             stage = Stage(name, root, params, run, bars, state, staging)
-            run.log_params(_flat(params.model_dump(mode="json")))
+            run.log_params(flat(params.model_dump(mode="json")))
             summary = function(stage)
             stage.publish()
             record()
@@ -140,23 +140,23 @@ def execute(
     return summary
 
 
-def _seed(seed: int) -> None:
+def seed(number: int) -> None:
     """Seeds Python's and NumPy's generators; training seeds torch itself."""
     import numpy as np
 
-    random.seed(seed)
-    np.random.seed(seed)
+    random.seed(number)
+    np.random.seed(number)
 
 
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Nested sections as dotted keys, which MLflow can compare."""
-    flat: dict[str, object] = {}
+    found: dict[str, object] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         elif value is not None:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 @contextmanager

@@ -137,8 +137,14 @@ class Tracker:
         except OSError as error:
             raise UserError(f"{lock.parent} cannot be written ({error}): check its permissions and the disk") from error
 
-    def start_run(self, name: str, tags: Mapping[str, str], parent: str | None) -> Run:
+    def start_run(self, name: str, tags: Mapping[str, str], parent: str | None, *, watched: bool = True) -> Run:
         """Starts a run, under the run `parent` where there is one.
+
+        Args:
+            name: of the run.
+            tags: of the run.
+            parent: id of a run.
+            watched: log the load of the machine until it ends.
 
         Raises:
             OSError: where the project's folder cannot be written.
@@ -164,7 +170,7 @@ class Tracker:
                 journal.append({"kind": "created", "run_id": run_id})
         except Exception as error:
             self.lost(error)
-        return _LoggedRun(self, journal, run_id or PENDING + identity, online=run_id is not None)
+        return _LoggedRun(self, journal, run_id or PENDING + identity, run_id is not None, watched)
 
     def find(self, key: str) -> str | None:
         """The newest finished run of the stage with this key; None also while the service is lost."""
@@ -269,7 +275,7 @@ class Tracker:
 class _LoggedRun:
     """A run in MLflow; see `Run`."""
 
-    def __init__(self, tracker: Tracker, journal: Journal, run_id: str, online: bool) -> None:
+    def __init__(self, tracker: Tracker, journal: Journal, run_id: str, online: bool, watched: bool) -> None:
         self.id: str | None = run_id
         self._tracker = tracker
         self._journal = journal
@@ -278,7 +284,7 @@ class _LoggedRun:
         self._points: list[tuple[str, float, int, int]] = []
         self._next_metrics = 0.0
         self._lock = threading.Lock()
-        self._monitor = self._start_monitor(run_id)
+        self._monitor = self._start_monitor(run_id) if watched else None
 
     def log_params(self, params: Mapping[str, object]) -> None:
         self._log({"kind": "params", "values": texts(params)})
