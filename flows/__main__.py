@@ -1,9 +1,10 @@
-"""`python -m flows`: the command line. It imports what a command needs, and no more, when the command is known."""
+"""`python -m flows`: the command line; `flows.commands` does what it asks for."""
 
 import argparse
 import sys
 from pathlib import Path
 
+from flows import commands
 from tasks import environment, failures
 
 DESCRIPTION = "Distils a large teacher into a small student, stage by stage; DVC knows what is stale, Prefect shows it."
@@ -41,46 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         resume = "finished trainings are kept, and the same command goes on with the others"
     if options.command == "server":
         resume = "both servers are stopped"
-    return failures.guarded(lambda: _dispatch(options, root), root, f"flows-{options.command}", resume)
-
-
-def _dispatch(options: argparse.Namespace, root: Path) -> int:
-    if options.command == "server":
-        from flows.server import serve
-
-        return serve(root, options.prefect_port, options.mlflow_port)
-    if options.command == "init":
-        from flows.scenarios import init
-
-        return init(root, options.name, force=options.force)
-    if options.command == "predict":
-        from flows.predict import predict
-
-        return predict(root, options.input, options.output, options.model)
-    if options.command == "compare":
-        return _compare(options, root)
-    if options.dry_run:
-        from flows.dry_run import show
-
-        return show(root, options.stages, options.force)
-    from flows.run import run
-
-    return run(root, options.stages, force=options.force, wait=options.wait)
-
-
-def _compare(options: argparse.Namespace, root: Path) -> int:
-    from flows.compare import adopt, compare
-
-    if options.adopt is not None:
-        return adopt(root, options.adopt or None)
-    return compare(
-        root,
-        options.objectives,
-        options.students,
-        options.seeds,
-        workers=options.workers,
-        dry_run=options.dry_run,
-        wait=options.wait,
+    return failures.guarded(
+        lambda: getattr(commands, options.command)(options, root), root, f"flows-{options.command}", resume
     )
 
 
@@ -143,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--adopt", nargs="?", const="", metavar="NAME", help="write the best, or NAME, into params.yaml; trains nothing"
     )
+
+    reproduce = commands.add_parser("reproduce", parents=[shared], help="make a registered model again and compare it")
+    reproduce.add_argument("model", metavar="MODEL", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    reproduce.add_argument("--into", type=Path, metavar="FOLDER", help="for the copy; default: below .state/reproduce")
+    reproduce.add_argument("--force", action="store_true", help="compute every stage, whatever DVC's cache holds")
+
+    commands.add_parser("serve", parents=[shared], help="run what `schedules` in params.yaml asks for, until Ctrl-C")
 
     init = commands.add_parser("init", parents=[shared], help="take the parameters of a scenario")
     init.add_argument("name", nargs="?", metavar="NAME", help="of scenarios/NAME.yaml; none: list them")

@@ -20,7 +20,7 @@ from prefect.states import Completed, Crashed
 from rich.markup import escape
 
 from distillery.errors import UserError
-from flows import registry
+from flows import artifacts, patience, registry
 from tasks import failures, folders, lineage, tracked
 from tasks.dvc_graph import Graph, Step
 from tasks.environment import quick_imports
@@ -43,7 +43,15 @@ class Walk:
     """
 
     def __init__(
-        self, root: Path, graph: Graph, params: Params, tracker: Tracker, run: Run, progress: Progress, forced: set[str]
+        self,
+        root: Path,
+        graph: Graph,
+        params: Params,
+        tracker: Tracker,
+        run: Run,
+        progress: Progress,
+        forced: set[str],
+        steps: int,
     ) -> None:
         self.root = root
         self.states: dict[str, State[Any]] = {}
@@ -54,6 +62,7 @@ class Walk:
         self._run = run
         self._progress = progress
         self._forced = forced
+        self._share = artifacts.Share(steps)
         self._origins: dict[str, str] = {}
 
     def stage(self, step: Step) -> None:
@@ -80,11 +89,12 @@ class Walk:
         self._run.set_tags(self._origins)
 
     def _run_task(self, name: str, body: Callable[[], State[Any]], upstream: list[State[Any]]) -> None:
-        run = task(name=name, task_run_name=name, retries=0, cache_policy=NO_CACHE, persist_result=False)(body)
-        state = run(wait_for=upstream, return_state=True)
+        settings: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False} | patience.options()
+        state = task(name=name, task_run_name=name, **settings)(body)(wait_for=upstream, return_state=True)
         if state.name == "NotReady":
             self._progress.say(f"[dim]- {name:<30} NotReady[/dim]")
         self.states[name] = state
+        self._share.advance()
 
     def _told(self, name: str, work: Work) -> State[Any]:
         """Does the work and says in one line how it went."""
@@ -96,6 +106,8 @@ class Walk:
             self._progress.say(f"[red]✗[/red] {name:<30} [red]Failed[/red]    {time.monotonic() - began:6.1f} s")
             self._progress.console.print(failures.told(error, self.root, name), markup=False, soft_wrap=True)
             raise
+        if name in self.failed:
+            self.failed.remove(name)  # an earlier try
         told = f"{name:<30} {state.name or 'Completed':<9} {time.monotonic() - began:6.1f} s"
         self._progress.say(f"[green]✓[/green] {told}  [dim]{escape(text)}[/dim]")
         return state
@@ -167,15 +179,15 @@ def distillation(stages: list[str] | None = None, force: bool = False) -> State[
     graph = Graph.open(root)
     targets = stages or []
     steps = graph.plan(targets)
-    with Progress() as progress, graph.hold([step.name for step in steps]):
-        with quick_imports():
-            tracker = Tracker.connect(root, params.registry.experiment)
+    # A run of a schedule waits for whoever works on the files; one by hand has been told who that is.
+    with Progress() as progress, graph.hold([step.name for step in steps], wait=progress.say):
+        tracker = _connected(root, params)
         tracker.flush_pending()
         run = tracker.start_run(
             "flow", lineage.revision(root) | {"prefect_flow_run": str(flow_run.id), "stages": " ".join(targets)}, None
         )
         forced = {step.name for step in steps if step.is_named(targets)} if force else set()
-        walk = Walk(root, graph, params, tracker, run, progress, forced)
+        walk = Walk(root, graph, params, tracker, run, progress, forced, len(steps) + (not stages))
         try:
             for step in steps:
                 walk.stage(step)
@@ -188,11 +200,28 @@ def distillation(stages: list[str] | None = None, force: bool = False) -> State[
         for file in ("dvc.lock", "params.yaml"):
             run.log_artifact(root / file)
         run.finish("FAILED" if walk.failed else "FINISHED")
+    if not stages and not walk.failed:
+        artifacts.results(root)
     if walk.failed:
         left = [name for name, state in walk.states.items() if state.name == "NotReady"]
         waiting = f"; not run: {', '.join(left)}" if left else ""
         raise UserError(f"failed: {', '.join(walk.failed)}{waiting}")
     return Completed(message=f"{len(steps)} stages up to date")
+
+
+def _connected(root: Path, params: Params) -> Tracker:
+    """The tracking service; as a task, which a schedule's run tries again."""
+
+    def connect() -> Tracker:
+        with quick_imports():
+            return Tracker.connect(root, params.registry.experiment)
+
+    retried = patience.options()
+    if not retried["retries"]:
+        return connect()
+    return task(name="connect", task_run_name="connect", cache_policy=NO_CACHE, persist_result=False, **retried)(
+        connect
+    )()
 
 
 def run(root: Path, stages: list[str], force: bool) -> None:

@@ -15,7 +15,7 @@ import yaml
 from distillery.errors import UserError
 from distillery.schema import Schema
 from tasks.lineage import revision
-from tasks.mlflow_service import VARIABLE, first_line
+from tasks.mlflow_service import VARIABLE, AwayError, first_line, health_problem, is_http
 from tasks.params import load
 from tasks.results import EVALUATION, Evaluation
 from tasks.tracking import PENDING, STATE, Tracker
@@ -114,7 +114,8 @@ def register(root: Path, tracker: Tracker, parent_run: str | None) -> list[Regis
     except UserError:
         raise
     except Exception as error:
-        raise UserError(
+        is_away = is_http(tracker.uri) and health_problem(tracker.uri) is not None
+        raise (AwayError if is_away else UserError)(
             f"the models are finished, but MLflow did not register them ({first_line(error)}); run again to do so"
         ) from error
 
@@ -122,14 +123,14 @@ def register(root: Path, tracker: Tracker, parent_run: str | None) -> list[Regis
 def _register(root: Path, tracker: Tracker, run: str | None, model: _Model) -> Registered:
     """Finds or makes the version of a model, and moves the alias to it."""
     client = tracker.client
-    digest = _digest(model)
-    same = client.search_model_versions(f"name = '{model.name}' and tags.digest = '{digest}'")
+    identity = digest(model.onnx, *model.saved)
+    same = client.search_model_versions(f"name = '{model.name}' and tags.digest = '{identity}'")
     version = str(max((int(one.version) for one in same), default=0))
     if not same:
-        version = str(_new_version(root, tracker, run, model, digest).version)
+        version = str(_new_version(root, tracker, run, model, identity).version)
     if str(client.get_registered_model(model.name).aliases.get(ALIAS)) != version:
         client.set_registered_model_alias(model.name, ALIAS, version)
-    return Registered(model.name, version, digest, is_new=not same)
+    return Registered(model.name, version, identity, is_new=not same)
 
 
 def _new_version(root: Path, tracker: Tracker, run: str | None, model: _Model, digest: str) -> "ModelVersion":
@@ -222,10 +223,10 @@ def _example(root: Path, schema: Schema) -> dict[str, object]:
     return {name: tensor.numpy() for name, tensor in zip(schema.inputs, rows, strict=True)}
 
 
-def _digest(model: _Model) -> str:
-    """SHA-256 over everything that decides what the model answers and what its answers are called."""
+def digest(onnx: Path, weights: Path, description: Path) -> str:
+    """SHA-256 over everything that decides what a model answers and what its answers are called."""
     total = hashlib.sha256()
-    for file in (model.onnx, *model.saved):
+    for file in (onnx, weights, description):
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()

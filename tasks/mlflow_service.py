@@ -30,6 +30,10 @@ DEFAULTS = {
 }
 
 
+class AwayError(UserError):
+    """A service does not answer; it may later."""
+
+
 def open_service(root: Path, uri: str, experiment: str) -> "tuple[MlflowClient, str]":
     """A client that was answered, and the experiment's id; an experiment that does not exist is made.
 
@@ -39,7 +43,7 @@ def open_service(root: Path, uri: str, experiment: str) -> "tuple[MlflowClient, 
     if is_http(uri):
         problem = health_problem(uri)
         if problem:
-            raise UserError(
+            raise AwayError(
                 f"the MLflow server {shown(uri)} ({VARIABLE}) {problem}; start it, for example with "
                 "`python -m flows server`, or unset the variable"
             )

@@ -1,11 +1,12 @@
 """`params.yaml`, the one file a user edits, parsed into frozen models."""
 
 import re
+import zoneinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from distillery.config import (
     Confidence,
@@ -289,6 +290,34 @@ class Comparison(Config):
     seeds: int = Field(5, ge=1, description="trainings of each method and student; one has no interval")
 
 
+class Schedule(Config):
+    """When `python -m flows serve` runs a flow."""
+
+    cron: str | None = Field(None, description="minute, hour, day of month, month, day of week")
+    timezone: str = Field("UTC", description="in which the cron is meant, e.g. Europe/London")
+    on_new_data: bool = Field(False, description="also when files arrive in data/incoming")
+
+    @field_validator("cron")
+    @classmethod
+    def _has_five_fields(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\d*/,A-Za-z?#-]+( +[\d*/,A-Za-z?#-]+){4}", value):
+            raise ValueError(f"{value!r} is no cron: five fields, e.g. '0 3 * * 1' for Mondays at three")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in zoneinfo.available_timezones():
+            raise ValueError(f"{value!r} is no time zone, e.g. Europe/London")
+        return value
+
+    @model_validator(mode="after")
+    def _comes_due(self) -> Self:
+        if self.cron is None and not self.on_new_data:
+            raise ValueError("give a cron, or on_new_data: true, or leave it out")
+        return self
+
+
 class Params(Config):
     """The whole of `params.yaml`. Every section but `comparison` must stand, because DVC tracks sections by name."""
 
@@ -305,6 +334,7 @@ class Params(Config):
     evaluate: Evaluate
     registry: Registry
     comparison: Comparison = Comparison()
+    schedules: dict[Literal["distillation"], Schedule] = Field({}, description="what `python -m flows serve` runs")
 
     @model_validator(mode="after")
     def _objectives_fit_the_targets(self) -> Self:

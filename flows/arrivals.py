@@ -1,0 +1,46 @@
+"""Tells when new data have arrived: files in `data/incoming` that have stopped growing."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+INCOMING = Path("data") / "incoming"
+EVENT = "distillation.data.arrived"
+SECONDS = 5.0
+
+Snapshot = frozenset[tuple[str, int, int]]
+
+
+def watch(folder: Path, arrived: Callable[[list[str]], None], ended: threading.Event, seconds: float = SECONDS) -> None:
+    """Calls `arrived` with the files that lie in a folder, once for each state of the folder, until `ended` is set.
+
+    A file counts when it has stayed as it is from one look to the next, so that one still being copied is left in
+    peace. Files that lie there at the start have arrived too. Hidden files and `.part` and `.tmp` files do not count.
+    """
+    told: Snapshot = frozenset()
+    before: Snapshot = frozenset()
+    while True:
+        now = _look(folder)
+        if now and now == before and now != told:
+            arrived(sorted(name for name, _, _ in now))
+        if now == before:
+            told = now
+        before = now
+        if ended.wait(seconds):
+            return
+
+
+def _look(folder: Path) -> Snapshot:
+    """Name, size and time of change of every file."""
+    found = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts) or path.suffix in (".part", ".tmp"):
+            continue
+        try:
+            if path.is_file():
+                status = path.stat()
+                found.append((name.as_posix(), status.st_size, status.st_mtime_ns))
+        except FileNotFoundError:
+            continue  # taken away between the two calls
+    return frozenset(found)

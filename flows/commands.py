@@ -1,0 +1,67 @@
+"""What each command of `python -m flows` does: it imports what it needs, and no more, when it is called."""
+
+from argparse import Namespace
+from pathlib import Path
+
+
+def run(options: Namespace, root: Path) -> int:
+    """Brings stages up to date, or only tells what would happen."""
+    if options.dry_run:
+        from flows.dry_run import show
+
+        return show(root, options.stages, options.force)
+    from flows.run import run
+
+    return run(root, options.stages, force=options.force, wait=options.wait)
+
+
+def server(options: Namespace, root: Path) -> int:
+    """Keeps Prefect and MLflow running."""
+    from flows.server import serve
+
+    return serve(root, options.prefect_port, options.mlflow_port)
+
+
+def init(options: Namespace, root: Path) -> int:
+    """Takes the parameters of a scenario."""
+    from flows.scenarios import init
+
+    return init(root, options.name, force=options.force)
+
+
+def predict(options: Namespace, root: Path) -> int:
+    """Writes what a model says of a table or of images."""
+    from flows.predict import predict
+
+    return predict(root, options.input, options.output, options.model)
+
+
+def reproduce(options: Namespace, root: Path) -> int:
+    """Makes a registered model again."""
+    from flows.reproduce import reproduce
+
+    return reproduce(root, options.model, options.into, force=options.force)
+
+
+def serve(_options: Namespace, root: Path) -> int:
+    """Runs the schedules."""
+    from flows.serve import serve
+
+    return serve(root)
+
+
+def compare(options: Namespace, root: Path) -> int:
+    """Tries many methods on the same soft targets, or adopts one."""
+    from flows.compare import adopt, compare
+
+    if options.adopt is not None:
+        return adopt(root, options.adopt or None)
+    return compare(
+        root,
+        options.objectives,
+        options.students,
+        options.seeds,
+        workers=options.workers,
+        dry_run=options.dry_run,
+        wait=options.wait,
+    )

@@ -1,0 +1,152 @@
+"""Promises of schedules: due once, run once, made up for once, tried again only where that helps."""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.flows import Flow
+
+from flows.arrivals import watch
+from flows.serve import FLOWS
+from tests.mlflow_server import free_port, server_arguments, serving
+from tests.projects import Gate, Project, until
+
+ROOT = Path(__file__).parents[1]
+WAITING = {"model": {"name": "custom.models:waiting"}, "training": {"epochs": 3}}
+
+
+@contextlib.contextmanager
+def served(project: Project, **variables: str) -> Iterator[list[str]]:
+    """Keeps `python -m flows serve`; yields the lines it has printed so far."""
+    process = project.start(sys.executable, "-m", "flows", "serve", **variables)
+    lines: list[str] = []
+
+    def read() -> None:
+        assert process.stdout is not None
+        lines.extend(iter(process.stdout.readline, ""))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        until(lambda: any("serving" in line for line in lines) or process.poll() is not None)
+        assert process.poll() is None, lines
+        yield lines
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        reader.join(10)
+
+
+def scheduled_runs(project: Project) -> list[dict[str, Any]]:
+    mine = {"tags": {"all_": [f"schedule:{project.root}"]}, "state": {"type": {"not_any_": ["SCHEDULED"]}}}
+    return project.prefect("flow_runs/filter", flow_runs=mine, sort="EXPECTED_START_TIME_DESC")
+
+
+def states_of(project: Project) -> list[str]:
+    return [run["state_name"] for run in scheduled_runs(project)]
+
+
+def test_files_are_told_once_when_they_have_stopped_growing(tmp_path: Path) -> None:
+    told: list[list[str]] = []
+    ended = threading.Event()
+    (tmp_path / "old.csv").write_text("1")
+    watcher = threading.Thread(target=watch, args=(tmp_path, told.append, ended, 0.1))
+    watcher.start()
+    until(lambda: len(told) == 1)
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:  # a copy that takes its time
+        with (tmp_path / "new.csv").open("a") as file:
+            file.write("row\n")
+        time.sleep(0.02)
+        assert len(told) == 1
+    (tmp_path / ".hidden").touch()
+    (tmp_path / "later.csv.part").touch()
+    until(lambda: len(told) == 2)
+    time.sleep(0.5)
+    ended.set()
+    watcher.join()
+    assert told == [["old.csv"], ["new.csv", "old.csv"]]
+
+
+def test_every_deployment_is_a_flow_and_stands_in_prefect_yaml() -> None:
+    written = {
+        one["entrypoint"].replace(".py:", ".").replace("/", "."): one
+        for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    }
+    assert set(written) == set(FLOWS.values())
+    for name, place in FLOWS.items():
+        module, _, function = place.rpartition(".")
+        flow = getattr(import_module(module), function)
+        assert isinstance(flow, Flow) and flow.name == name
+        assert written[place]["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+def test_without_a_schedule_there_is_nothing_to_serve(project: Project) -> None:
+    assert "params.yaml asks for no schedule" in project.flows("serve", code=1)
+
+
+@pytest.mark.slow
+def test_new_data_run_the_flow_once_at_a_time(finished: Project, gate: Gate) -> None:
+    finished.set_params(schedules={"distillation": {"on_new_data": True}}, teachers__wide=WAITING)
+    with served(finished, **gate.variables):
+        assert "is served already" in finished.flows("serve", code=1)
+        (finished.root / "data" / "incoming" / "batch.csv").write_text("a,b\n1,2\n")
+        until((gate.folder / "reached").exists)
+        (finished.root / "data" / "incoming" / "more.csv").write_text("a,b\n1,2\n")
+        until(lambda: sorted(states_of(finished)) == ["Cancelled", "Running"])
+        gate.open()
+        until(lambda: sorted(states_of(finished)) == ["Cancelled", "Completed"])
+    assert "Data and pipelines are up to date." in finished.dvc("status")
+    (run,) = (run for run in scheduled_runs(finished) if run["state_name"] == "Completed")
+    found = finished.prefect("artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+    kinds = {artifact["key"]: artifact["type"] for artifact in found}
+    assert kinds == {"progress": "progress", "metrics": "table", "report": "markdown"}
+    assert {artifact["key"]: artifact["data"] for artifact in found}["progress"] == 100.0
+
+
+@pytest.mark.slow
+def test_a_missed_run_is_made_up_for_once(finished: Project) -> None:
+    due = datetime.now(UTC) + timedelta(minutes=1)
+    cron = f"{due.minute} {due.hour} * * *"
+    finished.set_params(schedules={"distillation": {"cron": cron}})
+    with served(finished) as lines:
+        assert not any("missed" in line for line in lines)
+    until(lambda: datetime.now(UTC) > due.replace(second=5))
+    with served(finished) as lines:
+        assert any("missed its time" in line for line in lines)
+        until(lambda: states_of(finished) == ["Completed"])
+    with served(finished) as lines:
+        assert not any("missed" in line for line in lines)
+    assert states_of(finished) == ["Completed"]
+
+
+@pytest.mark.slow
+def test_a_run_waits_for_a_server_that_comes_back_but_not_for_bad_parameters(finished: Project, tmp_path: Path) -> None:
+    finished.set_params(schedules={"distillation": {"on_new_data": True}})
+    port = free_port()
+    with served(finished, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}"):
+        (finished.root / "data" / "incoming" / "batch.csv").write_text("a\n1\n")
+
+        def connecting() -> list[str]:
+            runs = {"id": {"any_": [run["id"] for run in scheduled_runs(finished)]}}
+            found = finished.prefect("task_runs/filter", flow_runs=runs, task_runs={"name": {"any_": ["connect"]}})
+            return [task["state_name"] for task in found]
+
+        until(lambda: connecting() == ["AwaitingRetry"])
+        home = tmp_path / "server"
+        home.mkdir()
+        with serving(server_arguments(home), port, home):
+            until(lambda: states_of(finished) == ["Completed"])
+        params = finished.root / "params.yaml"
+        params.write_text(params.read_text().replace("seed: 7", "seed: seven"))
+        (finished.root / "data" / "incoming" / "batch.csv").write_text("a\n2\n")
+        until(lambda: states_of(finished) == ["Failed", "Completed"])
