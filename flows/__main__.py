@@ -1,7 +1,9 @@
 """`python -m flows`: the command line; `flows.commands` does what it asks for."""
 
 import argparse
+import re
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from flows import commands
@@ -60,6 +62,14 @@ def _count(text: str) -> int:
     return number
 
 
+def _age(text: str) -> timedelta:
+    """`30d` or `12h`."""
+    found = re.fullmatch(r"(\d+)([dh])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age: say 30d or 12h")
+    return timedelta(**{"days" if found[2] == "d" else "hours": int(found[1])})
+
+
 def _parser() -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m flows", description=DESCRIPTION, epilog=EPILOG, formatter_class=shape)
@@ -113,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--force", action="store_true", help="compute every stage, whatever DVC's cache holds")
 
     commands.add_parser("serve", parents=[shared], help="run what `schedules` in params.yaml asks for, until Ctrl-C")
+
+    clean = commands.add_parser("clean", parents=[shared], help="what is no longer needed; --yes removes it")
+    clean.add_argument("--older-than", type=_age, default="30d", metavar="AGE", help="like 30d or 12h; default: 30d")
+    clean.add_argument("--yes", action="store_true", help="remove it")
 
     init = commands.add_parser("init", parents=[shared], help="take the parameters of a scenario")
     init.add_argument("name", nargs="?", metavar="NAME", help="of scenarios/NAME.yaml; none: list them")

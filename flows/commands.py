@@ -65,3 +65,10 @@ def compare(options: Namespace, root: Path) -> int:
         dry_run=options.dry_run,
         wait=options.wait,
     )
+
+
+def clean(options: Namespace, root: Path) -> int:
+    """Shows or removes what is no longer needed."""
+    from flows.clean import clean
+
+    return clean(root, options.older_than, yes=options.yes)

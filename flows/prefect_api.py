@@ -10,6 +10,7 @@ from flows.server import PREFECT_VARIABLE, find
 from flows.services import Service, answers, free_port, stop
 
 START_LOCK_SECONDS = 180.0
+PROBE_SECONDS = 3.0
 
 
 @contextmanager
@@ -28,6 +29,11 @@ def available(root: Path, say: Callable[[str], None]) -> Iterator[str | None]:
                 f"the Prefect server {url} ({PREFECT_VARIABLE}) does not answer; start it, or unset the variable "
                 "to use a temporary one"
             )
+        if not _admits(url):
+            raise UserError(
+                f"the Prefect server {url} ({PREFECT_VARIABLE}) wants a login: "
+                "set PREFECT_API_AUTH_STRING to user:password"
+            )
         yield url.removesuffix("/api")
     elif found := find(root):
         os.environ[PREFECT_VARIABLE] = f"{found['prefect']}/api"
@@ -40,6 +46,21 @@ def available(root: Path, say: Callable[[str], None]) -> Iterator[str | None]:
             yield None
         finally:
             stop([service])
+
+
+def _admits(url: str) -> bool:
+    """Whether a server takes the login of the environment; its health it tells everybody."""
+    import requests
+
+    login = os.environ.get("PREFECT_API_AUTH_STRING")
+    user, _, password = (login or "").partition(":")
+    try:
+        answer = requests.get(
+            f"{url.rstrip('/')}/admin/version", auth=(user, password) if login else None, timeout=PROBE_SECONDS
+        )
+    except requests.exceptions.RequestException:
+        return True  # whatever it is, it is not about a login
+    return answer.status_code not in (401, 403)
 
 
 def _temporary(root: Path) -> Service:

@@ -145,12 +145,12 @@ def _new_version(root: Path, tracker: Tracker, run: str | None, model: _Model, d
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     tags = dict(model.tags) | {"digest": digest}
-    with _default_service(tracker.uri):
+    with default_service(tracker.uri):
         return client.create_model_version(model.name, f"models:/{logged}", run, tags, model_id=logged)
 
 
 @contextmanager
-def _default_service(uri: str) -> Iterator[None]:
+def default_service(uri: str) -> Iterator[None]:
     """Makes a service MLflow's default: its registry looks an uploaded model up there, whatever client it is given."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = uri

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from distillery.errors import UserError
 from flows.models import Files, downloaded, registered_files, version_of
-from flows.registry import digest
+from flows.registry import default_service, digest
 from tasks import folders
 from tasks.params import FILE, Params, load
 from tasks.tracking import STATE, Tracker
@@ -46,8 +46,9 @@ def reproduce(root: Path, model: str, into: Path | None, *, force: bool) -> int:
     with downloaded(root, tracker, version) as folder:
         registered = registered_files(folder, version)
         weights = _sha256(registered.weights)
-        place = _worktree(root, copy, version)
-        _bring_lineage(tracker, version, folder, place)
+    place = _worktree(root, copy, version)
+    for file, text in lineage(tracker, version).items():
+        (place / file).write_text(text, encoding="utf-8")
     if version.tags.get("git_tree") == "dirty":
         _say(f"{name} was made from a tree with changes that Git does not hold: its code may have been another")
     params = load(place)
@@ -84,23 +85,30 @@ def _worktree(root: Path, copy: Path, version: "ModelVersion") -> Path:
     return copy / prefix
 
 
-def _bring_lineage(tracker: Tracker, version: "ModelVersion", folder: Path, place: Path) -> None:
-    """Writes the version's `dvc.lock` and `params.yaml`, of its own files or of the run that registered it."""
-    from mlflow.artifacts import download_artifacts
+def lineage(tracker: Tracker, version: "ModelVersion") -> dict[str, str]:
+    """The texts of the version's `dvc.lock` and `params.yaml`: of its own files, else of the run that registered it.
+
+    Raises:
+        UserError: where it has none.
+    """
+    from mlflow.artifacts import load_text
     from mlflow.exceptions import MlflowException
 
-    for name in LINEAGE:
-        file = folder / "lineage" / name
-        if not file.exists():
-            try:
-                uri = f"runs:/{version.run_id}/{name}"
-                file = Path(download_artifacts(uri, dst_path=str(folder), tracking_uri=tracker.uri))
-            except (MlflowException, OSError):
+    places = (f"models:/{version.name}/{version.version}/lineage", f"runs:/{version.run_id}")
+    found = {}
+    with default_service(tracker.uri):
+        for name in LINEAGE:
+            for place in places:
+                try:
+                    found[name] = load_text(f"{place}/{name}")
+                    break
+                except (MlflowException, OSError):
+                    continue
+            else:
                 raise UserError(
-                    f"{version.name} version {version.version} has no {name}: its registration was interrupted; "
-                    "`git checkout` of its revision and `dvc repro` come nearest"
-                ) from None
-        shutil.copyfile(file, place / name)
+                    f"{version.name} version {version.version} has no {name}: its registration was interrupted"
+                )
+    return found
 
 
 def _share_cache(root: Path, place: Path) -> None:

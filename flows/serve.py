@@ -138,6 +138,7 @@ def _end_leftovers(deployment: UUID) -> None:
     """
     from prefect import State, get_client
     from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
     from prefect.states import Cancelled, Crashed
 
     alive = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
@@ -149,7 +150,7 @@ def _end_leftovers(deployment: UUID) -> None:
         ]
         for state, end in ends:
             found = FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment]}, "state": state})
-            for run in client.read_flow_runs(flow_run_filter=found, limit=200):
+            for run in client.read_flow_runs(flow_run_filter=found, sort=FlowRunSort.ID_DESC, limit=200):
                 client.set_flow_run_state(run.id, end, force=True)
 
 

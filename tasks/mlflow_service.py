@@ -195,6 +195,8 @@ def _explained(uri: str, error: Exception) -> str:
             f"{shown(uri)} was made by another version of MLflow; install that version, or, where it is older than "
             f"this one, keep a copy of it and run `mlflow db upgrade {shown(uri)}`"
         )
+    if is_http(uri) and "error code 401" in str(error):
+        return f"{shown(uri)} wants a login: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if is_http(uri):
         return f"{shown(uri)} answers, but not as an MLflow server should ({first_line(error)}); check {VARIABLE}"
     mend = f"check {VARIABLE}" if VARIABLE in os.environ else "move it away and run again"

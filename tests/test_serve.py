@@ -21,7 +21,7 @@ from tests.mlflow_server import free_port, server_arguments, serving
 from tests.projects import Gate, Project, until
 
 ROOT = Path(__file__).parents[1]
-WAITING = {"model": {"name": "custom.models:waiting"}, "training": {"epochs": 3}}
+WAITING = {"model": {"name": "custom.models:waiting"}}
 
 
 @contextlib.contextmanager
@@ -96,7 +96,7 @@ def test_without_a_schedule_there_is_nothing_to_serve(project: Project) -> None:
 
 @pytest.mark.slow
 def test_new_data_run_the_flow_once_at_a_time(finished: Project, gate: Gate) -> None:
-    finished.set_params(schedules={"distillation": {"on_new_data": True}}, teachers__wide=WAITING)
+    finished.set_params(schedules={"distillation": {"on_new_data": True}}, student=WAITING)
     with served(finished, **gate.variables):
         assert "is served already" in finished.flows("serve", code=1)
         (finished.root / "data" / "incoming" / "batch.csv").write_text("a,b\n1,2\n")
