@@ -10,6 +10,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows import summary
+from tasks import wording
 from tasks.results import EVALUATION, Evaluation, title
 
 
@@ -30,17 +32,12 @@ class Share:
 def results(root: Path) -> None:
     """The models of `reports/evaluation.json` beside each other, and where the report is."""
     evaluation = Evaluation.read(root / EVALUATION)
-    rows = [
-        {
-            "model": f"{title(name)}{' (ships)' if name == evaluation.shipped.candidate else ''}",
-            "accuracy": round(model.test.accuracy.value, 4),
-            "macro-F1": round(model.test.macro_f1.value, 4),
-            "parameters": model.parameters,
-            "bytes": model.onnx.size if model.onnx else None,
-            "ms/row": round(model.onnx.latency_ms, 4) if model.onnx else None,
-        }
-        for name, model in evaluation.models.items()
-    ]
-    create_table_artifact(rows, key="metrics", description="Test split")
+    headings = ["model", *summary.figures(evaluation), "parameters", "size", "ms/row", "rows/s"]
+    rows = []
+    for name, model in evaluation.models.items():
+        label = f"{title(name)}{' *' if name == evaluation.shipped.candidate else ''}"
+        line = summary.cells(label, model.test, model.onnx, wording.count(model.parameters), narrow=False)
+        rows.append(dict(zip(headings, line, strict=True)))
+    create_table_artifact(rows, key="metrics", description="Test split, in percent with intervals; * ships")
     report = root / "reports" / "report.html"
     create_link_artifact(report.as_uri(), link_text=report.name, key="report", description="The report of this run")

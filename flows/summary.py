@@ -50,7 +50,7 @@ def _table(evaluation: Evaluation, *, narrow: bool) -> "Table":
         caption="* ships; ONNX file, one thread: ms/row alone, rows/s in batches of 256",
     )
     table.add_column("model", no_wrap=True, max_width=24)
-    headings = [*_figures(evaluation), "parameters", "size", "ms/row", "rows/s"]
+    headings = [*figures(evaluation), "parameters", "size", "ms/row", "rows/s"]
     for heading in headings[:-1] if narrow else headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, model in evaluation.models.items():
@@ -58,14 +58,14 @@ def _table(evaluation: Evaluation, *, narrow: bool) -> "Table":
         style = "bold green" if ships else None
         label = f"{title(name)}{' *' if ships else ''}"
         table.add_row(
-            *_cells(label, model.test, model.onnx, wording.count(model.parameters), narrow=narrow), style=style
+            *cells(label, model.test, model.onnx, wording.count(model.parameters), narrow=narrow), style=style
         )
         if model.int8 is not None:
-            table.add_row(*_cells("  int8", model.int8.test, model.int8, "", narrow=narrow), style="dim")
+            table.add_row(*cells("  int8", model.int8.test, model.int8, "", narrow=narrow), style="dim")
     return table
 
 
-def _figures(evaluation: Evaluation) -> list[str]:
+def figures(evaluation: Evaluation) -> list[str]:
     """What is told of each model: of one target its metrics, of several the main one of each and their mean."""
     if len(evaluation.targets) > 1:
         return ["mean score", *evaluation.targets]
@@ -77,7 +77,7 @@ def _figures(evaluation: Evaluation) -> list[str]:
     }[target.kind]
 
 
-def _cells(label: str, scores: Scores, deployed: Deployed | None, parameters: str, *, narrow: bool) -> list[str]:
+def cells(label: str, scores: Scores, deployed: Deployed | None, parameters: str, *, narrow: bool) -> list[str]:
     """One line of the table."""
 
     def share(found: Estimate | None) -> str:
@@ -88,17 +88,17 @@ def _cells(label: str, scores: Scores, deployed: Deployed | None, parameters: st
 
     only = scores.only
     if len(scores.targets) > 1:
-        figures = [share(scores.score), *(share(wording.main(found)) for found in scores.targets.values())]
+        told = [share(scores.score), *(share(wording.main(found)) for found in scores.targets.values())]
     elif isinstance(only, ClassScores):
         agrees = "" if only.agreement is None else f"{100 * only.agreement.value:.1f}"
-        figures = [share(only.accuracy), share(only.macro_f1), agrees]
+        told = [share(only.accuracy), share(only.macro_f1), agrees]
     elif isinstance(only, LabelScores):
         agrees = "" if only.agreement is None else f"{100 * only.agreement:.1f}"
-        figures = [share(only.micro_f1), share(only.macro_f1), agrees]
+        told = [share(only.micro_f1), share(only.macro_f1), agrees]
     else:
-        figures = [share(only.r2), wording.digits(only.rmse.value), wording.digits(only.mae.value)]
+        told = [share(only.r2), wording.digits(only.rmse.value), wording.digits(only.mae.value)]
     costs = ["", "", ""]
     if deployed is not None:
         costs = [wording.size(deployed.size), f"{deployed.latency_ms:.3g}", wording.rate(deployed.throughput)]
-    cells = [label, *figures, parameters, *costs]
-    return cells[:-1] if narrow else cells
+    line = [label, *told, parameters, *costs]
+    return line[:-1] if narrow else line
