@@ -1,6 +1,7 @@
-"""Random changes of image inputs, on the whole batch at once."""
+"""Changes of image inputs, on the whole batch at once: what is drawn for each row, and what is made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,6 +9,21 @@ from torch.nn import functional
 
 from distillery.config import Augmentation
 from distillery.schema import Schema
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What happens to each image of a batch.
+
+    Attributes:
+        window: (B, 3) float32 in 0..1: share of height and width kept, vertical and horizontal place; None: no crop.
+        moves: (B, 2) int64, pixels down and right; None: no shift.
+        mirrored: (B,) bool; None: no flip.
+    """
+
+    window: Tensor | None = None
+    moves: Tensor | None = None
+    mirrored: Tensor | None = None
 
 
 def augment(
@@ -26,23 +42,42 @@ def augment(
     """
     if config == Augmentation():
         return dict(inputs)
+    return change(inputs, schema, config, lambda name: _drawn(len(inputs[name]), config, generator))
+
+
+def change(
+    inputs: Mapping[str, Tensor], schema: Schema, config: Augmentation, draw: Callable[[str], Draws]
+) -> dict[str, Tensor]:
+    """Applies draws to every image of a batch; an image is a function of its own draws alone, bit for bit.
+
+    Args:
+        inputs: name -> raw input (B, *shape).
+        schema: tells which of them are images.
+        config: by which the draws were made.
+        draw: the draws for the image input of that name.
+    """
     return {
-        name: _augment_images(tensor, config, generator) if schema.inputs[name].kind == "image" else tensor
+        name: _changed(tensor, config, draw(name)) if schema.inputs[name].kind == "image" else tensor
         for name, tensor in inputs.items()
     }
 
 
-def _augment_images(images: Tensor, config: Augmentation, generator: torch.Generator) -> Tensor:
+def _drawn(rows: int, config: Augmentation, generator: torch.Generator) -> Draws:
+    """As they come from a generator."""
+    window = torch.rand(rows, 3, generator=generator) if config.crop < 1.0 else None
+    moves = torch.randint(-config.shift, config.shift + 1, (rows, 2), generator=generator) if config.shift else None
+    mirrored = torch.rand(rows, generator=generator) < 0.5 if config.flip else None
+    return Draws(window, moves, mirrored)
+
+
+def _changed(images: Tensor, config: Augmentation, draws: Draws) -> Tensor:
     """(B, C, H, W) uint8 to the same."""
-    rows = len(images)
-    if config.crop < 1.0:
-        images = _crop(images, config.crop, torch.rand(rows, 3, generator=generator).to(images.device))
-    if config.shift:
-        moves = torch.randint(-config.shift, config.shift + 1, (rows, 2), generator=generator).to(images.device)
-        images = shift(images, moves)
-    if config.flip:
-        mirrored = torch.rand(rows, generator=generator).to(images.device) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    if draws.window is not None:
+        images = _crop(images, config.crop, draws.window.to(images.device))
+    if draws.moves is not None:
+        images = shift(images, draws.moves.to(images.device))
+    if draws.mirrored is not None:
+        images = torch.where(draws.mirrored.to(images.device)[:, None, None, None], images.flip(-1), images)
     return images
 
 
@@ -70,11 +105,17 @@ def _crop(images: Tensor, smallest: float, draws: Tensor) -> Tensor:
         smallest: least share kept.
         draws: (B, 3) in 0..1: share, vertical and horizontal place.
     """
-    share = smallest + (1 - smallest) * draws[:, 0]
-    places = (2 * draws[:, 1:] - 1) * (1 - share)[:, None]
-    transform = torch.zeros(len(images), 2, 3, device=images.device)
-    transform[:, 0, 0] = transform[:, 1, 1] = share
-    transform[:, 0, 2], transform[:, 1, 2] = places[:, 1], places[:, 0]
-    grid = functional.affine_grid(transform, list(images.shape), align_corners=False)
+    share = smallest + (1 - smallest) * draws[:, :1]
+    place = (2 * draws[:, 1:] - 1) * (1 - share)
+    height, width = images.shape[2:]
+    # Element by element: a matrix product may round by the size of the batch.
+    down = share * _centres(height, images.device) + place[:, :1]
+    right = share * _centres(width, images.device) + place[:, 1:]
+    grid = torch.stack([right[:, None, :].expand(-1, height, -1), down[:, :, None].expand(-1, -1, width)], dim=3)
     resized = functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
     return resized.round().clamp(0, 255).to(images.dtype)
+
+
+def _centres(size: int, place: torch.device) -> Tensor:
+    """(size,) where pixels lie between -1 and 1."""
+    return (2 * torch.arange(size, device=place) + 1) / size - 1

@@ -101,6 +101,11 @@ class Columns:
         return len(self.keys)
 
     @property
+    def shown(self) -> int:
+        """The number of rows that `gather` knows; more where a row has several views."""
+        return len(self)
+
+    @property
     def labelled(self) -> npt.NDArray[np.int64]:
         """The numbers of the rows of which any target is known."""
         known = [target.known(self.targets[name]) for name, target in self.schema.targets.items()]

@@ -24,6 +24,7 @@ from distillery.columns import Columns
 from distillery.config import Api, Config, CustomModel, SavedModel, TeacherModel
 from distillery.errors import UserError
 from distillery.exits import add_exits
+from distillery.features import Capture
 from distillery.models import Network
 from distillery.schema import Schema
 
@@ -139,7 +140,7 @@ def predict(network: Network, columns: Columns, batch_size: int = 512) -> npt.ND
     Returns:
         (N, O) float32: logits, and numbers in their own unit.
     """
-    logits = np.empty((len(columns), network.schema.outputs), dtype=np.float32)
+    logits = np.empty((columns.shown, network.schema.outputs), dtype=np.float32)
     for at, block in predict_blocks(network, columns, 0, batch_size):
         logits[at : at + len(block)] = block
     return logits
@@ -153,14 +154,28 @@ def predict_blocks(
     Yields:
         The number of the first row, and (B, O) float32 outputs.
     """
+    for at, outputs, _ in signal_blocks(network, columns, start, batch_size):
+        yield at, outputs
+
+
+def signal_blocks(
+    network: Network, columns: Columns, start: int, batch_size: int, layers: Sequence[str] = ()
+) -> Iterator[tuple[int, npt.NDArray[np.float32], dict[str, npt.NDArray[np.float32]]]]:
+    """Outputs and features block by block, from row `start` on.
+
+    Yields:
+        The number of the first row, (B, O) float32 outputs, and layer -> (B, ...) float32 of the named layers.
+    """
     place = device()
     move(network, place).eval()
     read = columns.select(network.schema)
-    for at in range(start, len(read), batch_size):
-        with torch.inference_mode():
-            rows = read.gather(slice(at, at + batch_size))
-            moved = (tensor.to(place, non_blocking=True) for tensor in rows)
-            yield at, network(*channels_last(moved)).float().cpu().numpy()
+    with Capture(network, layers) as capture:
+        for at in range(start, read.shown, batch_size):
+            with torch.inference_mode():
+                rows = read.gather(slice(at, at + batch_size))
+                moved = (tensor.to(place, non_blocking=True) for tensor in rows)
+                outputs = network(*channels_last(moved)).float().cpu().numpy()
+                yield at, outputs, {name: value.float().cpu().numpy() for name, value in capture.features.items()}
 
 
 def move(network: Network, place: torch.device) -> Network:

@@ -79,6 +79,10 @@ class LiveTeacher:
             logits = self.network(*batch.read(self.network.schema))
         return Signals(logits, self._capture.features)
 
+    def close(self) -> None:
+        """Takes the hooks off the model."""
+        self._capture.remove()
+
 
 class OneTarget:
     """A teacher of several targets, heard about one of them."""

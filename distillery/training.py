@@ -226,11 +226,14 @@ def _learning_rate(config: TrainingConfig, steps: int) -> Callable[[int], float]
 
 
 def _order(train: Columns, rows: Rows, config: TrainingConfig, seed: int, epoch: int, length: int | None) -> Rows:
-    """The rows of one epoch."""
+    """The rows of one epoch, in the view that is its turn."""
+    view = epoch % (train.shown // len(train))
     if config.balance == "sampling":
-        return balanced_order(train.target, rows, seed, epoch, length)
-    row_bytes = sum(column[:1].nbytes for column in train.inputs.values())
-    return epoch_order(rows, seed, epoch, length, row_bytes)
+        order = balanced_order(train.target, rows, seed, epoch, length)
+    else:
+        row_bytes = sum(column[:1].nbytes for column in train.inputs.values())
+        order = epoch_order(rows, seed, epoch, length, row_bytes)
+    return order + view * len(train)
 
 
 def _mix(*numbers: int) -> int:

@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING
 
-from distillery.config import Api, CustomModel, Exits, Fixed, FromCheckpoint, FromTeacher, SavedModel
+from distillery.config import Api, Augmentation, CustomModel, Exits, Fixed, FromCheckpoint, FromTeacher, SavedModel
 from distillery.objectives.configs import needs_features
 
 if TYPE_CHECKING:
@@ -78,4 +78,29 @@ def check_models(params: "Params") -> None:
         raise ValueError(
             f"distill.self: exits stand behind every stage but the last, and this {model.name} has "
             f"{model.stages or 'no'} stage{'s' if model.stages != 1 else ''}: give the student a deeper model"
+        )
+
+
+def check_store(params: "Params") -> None:
+    """What can be stored of teachers, and what a student then sees.
+
+    Raises:
+        ValueError: with the key, the reason and the mend.
+    """
+    store = params.soft_targets
+    numbers = [name for name, kind in params.data.columns.targets.items() if kind == "number"]
+    if store.dtype == "float16" and numbers:
+        raise ValueError(
+            f"soft_targets.dtype: float16 ends at 65,504, and {', '.join(numbers)} is a number in its own unit: "
+            "take auto or float32"
+        )
+    for key in store.features:
+        if key not in params.teachers:
+            raise ValueError(f"soft_targets.features: {key!r} is not among teachers: {', '.join(params.teachers)}")
+        if isinstance(params.teachers[key].model, Api):
+            raise ValueError(f"soft_targets.features.{key}: {key} is an api, which tells outputs only: leave it out")
+    if store.views and params.distill.training.augment != Augmentation():
+        raise ValueError(
+            "distill.training.augment changes what soft_targets.views shows, and the student would see something else "
+            "than the teacher did: leave out one of them"
         )

@@ -10,20 +10,20 @@ from distillery.models import Network
 from distillery.objectives.configs import needs_features
 from distillery.objectives.loss import Loss
 from distillery.objectives.registry import build
-from distillery.saved import digest, load_model
-from distillery.signals import LiveTeacher, Teacher
-from distillery.soft_targets import SoftTargets, StoredTeacher
+from distillery.saved import load_model
+from distillery.signals import Teacher
 from distillery.starts import from_teacher
 from distillery.step import STUDENT
 from tasks.fitting import Splits, balance, save, start, teach
 from tasks.params import Distill
 from tasks.self_taught import born_again, teach_exits
 from tasks.stage import Stage, Summary
+from tasks.teaching import hear
 
 
 def run(stage: Stage) -> Summary:
     """Writes `models/distilled`."""
-    splits = Splits.open(stage)
+    splits = Splits.open(stage, views=True)
     own = stage.params.distill.self
     if isinstance(own, BornAgain):
         return born_again(stage, splits, own.generations, lambda seed: new_student(stage, splits, seed))
@@ -69,10 +69,8 @@ def listen(
         heard: what the student hears of a frozen teacher; by default all.
         part: names one of several trainings of a stage.
     """
-    live = [objective.name for objective in config.all_objectives if needs_features(objective)]
-    frozen = {key: load_model(stage.path(f"models/teachers/{key}")) if live else None for key in config.teachers}
-    if live and frozen:
-        stage.progress.say(f"distill: {', '.join(live)} compare layers, so the teacher is run in every step")
+    comparing = any(needs_features(objective) for objective in config.all_objectives)
+    frozen = {key: load_model(stage.path(f"models/teachers/{key}")) if comparing else None for key in config.teachers}
     peers = {
         # Two of the same architecture must not begin with the same weights: they would have nothing to say.
         name: start(stage, peer, splits, stage.params.seed + number)
@@ -114,20 +112,6 @@ def listen(
 def _teachers(
     stage: Stage, splits: Splits, frozen: Mapping[str, Network | None], lessons: Mapping[str, Loss]
 ) -> dict[str, Teacher]:
-    """Those who are not trained: as they were stored, or run in every step where their layers are compared."""
-    return {
-        key: _stored(stage, key, splits)
-        if network is None
-        else LiveTeacher(network, [layer for lesson in lessons.values() for layer in lesson.teacher_layers[key]])
-        for key, network in frozen.items()
-    }
-
-
-def _stored(stage: Stage, key: str, splits: Splits) -> StoredTeacher:
-    """What a teacher said, checked to be about these rows and by the present teacher."""
-    store = SoftTargets.open(
-        stage.path(f"data/soft_targets/{key}"),
-        digest(stage.path(f"models/teachers/{key}")),
-        [splits.train, splits.validation],
-    )
-    return StoredTeacher(store.part("train"))
+    """Those who are not trained: as they were stored, or run in every step where their layers were not."""
+    asked = {key: [layer for lesson in lessons.values() for layer in lesson.teacher_layers[key]] for key in frozen}
+    return {key: hear(stage, key, splits, network, asked[key]) for key, network in frozen.items()}

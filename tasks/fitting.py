@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distillery import models
 from distillery.columns import Columns
-from distillery.config import Api, FromCheckpoint, SavedModel, TaskWeighting, TrainingConfig
+from distillery.config import Api, Augmentation, FromCheckpoint, SavedModel, TaskWeighting, TrainingConfig
 from distillery.models import Network
 from distillery.objectives.configs import label_loss
 from distillery.objectives.loss import Loss
@@ -19,6 +19,7 @@ from distillery.scores import MAIN
 from distillery.signals import Teacher
 from distillery.starts import from_checkpoint, from_run
 from distillery.training import Outcome, class_weights, train
+from distillery.views import Viewed, Views, check_images
 from tasks.params import PeerConfig, StudentConfig, TeacherConfig
 from tasks.progress import Bar
 from tasks.stage import Stage, Summary
@@ -26,16 +27,37 @@ from tasks.stage import Stage, Summary
 
 @dataclass(frozen=True)
 class Splits:
-    """The prepared rows that training may see; the test split is none of them."""
+    """The prepared rows that training may see; the test split is none of them.
+
+    Attributes:
+        train: training rows as they are.
+        validation: those that pick the epoch.
+        shown: training rows as the student sees them, in views where `soft_targets.views` asks for them.
+    """
 
     train: Columns
     validation: Columns
+    shown: Columns
 
     @classmethod
-    def open(cls, stage: Stage, *, hidden: bool = False) -> "Splits":
-        """Maps the prepared columns; `hidden`: with the training labels that `data.labelled` hides."""
+    def open(cls, stage: Stage, *, hidden: bool = False, views: bool = False) -> "Splits":
+        """Maps the prepared columns.
+
+        Args:
+            stage: tells folder and parameters.
+            hidden: with the training labels that `data.labelled` hides.
+            views: in the views of `soft_targets`, where there are any.
+
+        Raises:
+            UserError: where views are asked for and no input is an image.
+        """
         train = Columns.open(stage.path("data/prepared/train"), hidden=hidden)
-        return cls(train, Columns.open(stage.path("data/prepared/validation")))
+        validation = Columns.open(stage.path("data/prepared/validation"))
+        store = stage.params.soft_targets
+        if not (views and store.views):
+            return cls(train, validation, train)
+        check_images(train.schema, "soft_targets.views")
+        return cls(train, validation, Viewed(train, Views(count=store.views, augment=store.augment)))
 
 
 def start(
@@ -60,6 +82,14 @@ def start(
     if isinstance(config, StudentConfig) and isinstance(config.start, FromCheckpoint):
         from_checkpoint(network, stage.root / config.start.file)
     return network
+
+
+def section(stage: str) -> str:
+    """Where the training of a stage stands in the parameters."""
+    name, _, item = stage.partition("@")
+    if name == "train_teacher":
+        return f"teachers.{item}"
+    return "finetune" if name == "finetune" else "distill"
 
 
 def steps_an_epoch(rows: Rows, config: TrainingConfig) -> int:
@@ -117,7 +147,12 @@ def teach(
         steps_per_epoch: by default one pass over the rows.
         seed: by default that of the parameters.
         part: names one of several trainings of a stage.
+
+    Raises:
+        UserError: where images are to be changed and there are none, and as `distillery.training.train` tells.
     """
+    if config.augment != Augmentation():
+        check_images(splits.train.schema, f"{section(stage.name)}.training.augment")
     steps = steps_per_epoch or steps_an_epoch(rows, config)
     shown: dict[str, str] = {"note": ""}
     only = next(iter(network.schema.targets.values()))
@@ -132,7 +167,7 @@ def teach(
         outcome = train(
             network,
             loss,
-            splits.train,
+            splits.shown,
             splits.validation,
             config,
             seed=stage.params.seed if seed is None else seed,

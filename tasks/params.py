@@ -9,6 +9,7 @@ import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from distillery.config import (
+    Augmentation,
     Confidence,
     Config,
     Equal,
@@ -27,7 +28,7 @@ from distillery.config import (
 from distillery.errors import UserError
 from distillery.objectives.configs import FITS, OVER_BATCH, ObjectiveConfig
 from distillery.schema import Kind
-from tasks.combinations import check_models, check_scheme
+from tasks.combinations import check_models, check_scheme, check_store
 
 FILE = "params.yaml"
 BUILT_IN_SOURCES = ("mnist5k", "digits", "diabetes", "multifeat")
@@ -174,10 +175,25 @@ class PeerConfig(Config):
 
 
 class SoftTargets(Config):
-    """How a teacher's outputs are stored."""
+    """What is stored of what teachers say."""
 
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["auto", "float16", "float32"] = Field(
+        "auto", description="auto: float16, and float32 where a target is a number"
+    )
     batch_size: int = Field(512, ge=1)
+    features: dict[str, Literal["stages"] | Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
+        {}, description="teacher -> layers that are stored too; stages: the last of each"
+    )
+    views: int = Field(0, ge=0, description="changed images of every training row, which teacher and student both see")
+    augment: Augmentation = Field(Augmentation(), description="what may happen in a view")
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> Self:
+        if self.views and self.augment == Augmentation():
+            raise ValueError("views without augment are all the same: say what may happen, e.g. augment: {shift: 2}")
+        if self.augment != Augmentation() and not self.views:
+            raise ValueError("augment is what happens in views: say how many, e.g. views: 4, or leave it out")
+        return self
 
 
 class Distill(Config):
@@ -413,6 +429,7 @@ class Params(Config):
             if key not in self.teachers:
                 raise ValueError(f"distill.teachers: {key!r} is not among teachers: {', '.join(self.teachers)}")
         check_models(self)
+        check_store(self)
         return self
 
 

@@ -9,17 +9,18 @@ from tasks.stage import Stage, Summary
 
 def run(stage: Stage) -> Summary:
     """Writes `data/soft_targets/<key>`."""
-    splits = Splits.open(stage)
+    splits = Splits.open(stage, views=True)
     folder = stage.path(f"models/teachers/{stage.item}")
-    rows = len(splits.train) + len(splits.validation)
+    rows = splits.shown.shown + len(splits.validation)
     with Bar(stage.progress, stage.name, rows) as bar:
         manifest = write(
             stage.output(f"data/soft_targets/{stage.item}"),
             load_model(folder),
             digest(folder),
-            {"train": splits.train, "validation": splits.validation},
+            {"train": splits.shown, "validation": splits.validation},
             partial=stage.state,
             dtype=stage.params.soft_targets.dtype,
+            asked=stage.params.soft_targets.features.get(stage.item, ()),
             batch_size=stage.params.soft_targets.batch_size,
             advance=bar.advance,
         )

@@ -14,7 +14,7 @@ def run(stage: Stage) -> Summary:
     evaluation can tell whether sharing hurt. With several teachers and `distill.each_teacher` the student
     `teacher-<key>` hears one of them.
     """
-    splits, config = Splits.open(stage), stage.params.distill
+    splits, config = Splits.open(stage, views=True), stage.params.distill
     folder = stage.output("models/ablations")
     folder.mkdir()
     schema = splits.train.schema
@@ -23,7 +23,7 @@ def run(stage: Stage) -> Summary:
         assert isinstance(config.objectives, dict)
         for target, objectives in config.objectives.items():
             name = f"target-{target}"
-            alone = Splits(splits.train.only(target), splits.validation.only(target))
+            alone = Splits(*(rows.only(target) for rows in (splits.train, splits.validation, splits.shown)))
             facts = listen(
                 stage,
                 alone,

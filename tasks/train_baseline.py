@@ -1,4 +1,7 @@
-"""Trains the student alone, on the labels and for as many steps as the distilled one: what distillation is held to."""
+"""Trains the student alone, on the labels: what distillation is held to.
+
+It makes as many steps as the distilled student, and sees its rows in the same views (`soft_targets.views`).
+"""
 
 import numpy as np
 
@@ -8,7 +11,7 @@ from tasks.stage import Stage, Summary
 
 def run(stage: Stage) -> Summary:
     """Writes `models/baseline`."""
-    splits = Splits.open(stage)
+    splits = Splits.open(stage, views=True)
     config = stage.params.distill.training
     network = start(stage, stage.params.student, splits)
     return fit(

@@ -33,7 +33,7 @@ def run(stage: Stage) -> Summary:
     key = stage.item
     parts = {name: Columns.open(stage.path(f"data/prepared/{name}")) for name in ("train", "validation")}
     stored = SoftTargets.open(stage.path(f"data/soft_targets/{key}"), digest(stage.path(f"models/teachers/{key}")))
-    frame = read_frame(stored.logits, stored.keys, parts)
+    frame = read_frame(stored.once(), stored.keys, parts)
     schema = parts["train"].schema
     rows = sum(len(part) for part in parts.values())
     checks = suite(rows, schema, stage.params.validation.soft_targets)
