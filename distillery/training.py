@@ -138,6 +138,7 @@ def train(
             "epoch": done.epoch + 1,
             "learning_rate": float(schedule.get_last_lr()[0]),
             **done.mean_losses(_share_losses(accelerator)),
+            **loss.critic_accuracy(),
             **_validate(network, validation),
             **{f"score_{name}": _validate(each, validation)["score"] for name, each in (peers or {}).items()},
         }

@@ -363,11 +363,11 @@ class Params(Config):
             raise ValueError(f"distill.objectives must have a list for each target and no other: {', '.join(kinds)}")
         for target, objectives in by_target.items():
             for objective in objectives:
-                fits = FITS.get(objective.name)
-                if fits is not None and kinds[target] not in fits:
+                fits = FITS[objective.name]
+                if kinds[target] not in fits:
                     raise ValueError(
                         f"distill.objectives: {objective.name} is about {fits[0]}, and {target} is {kinds[target]}: "
-                        f"take {', '.join(name for name, of in FITS.items() if kinds[target] in of)} or mse_teacher"
+                        f"take {', '.join(name for name, of in FITS.items() if of == (kinds[target],))} or mse_teacher"
                     )
         weighting = self.distill.weighting
         if isinstance(weighting, FixedTasks) and set(weighting.weights) != set(kinds):

@@ -76,6 +76,15 @@ class Loss(nn.Module):
         """What adversaries tell of games that teach nothing."""
         return [told for part in self.objectives if (told := part.collapse()) is not None]
 
+    def critic_accuracy(self) -> dict[str, float]:
+        """How often adversaries tell student from teacher of late, by name; one half is a fair game."""
+        return {
+            f"critic_accuracy_{key}" if len(self.teachers) > 1 else "critic_accuracy": accuracy
+            for each in self.heads.values()
+            for (_, key), objective in each.objectives.items()
+            if (accuracy := objective.critic_accuracy) is not None
+        }
+
     def critic_parameters(self) -> list[nn.Parameter]:
         """What adversaries train."""
         return [parameter for part in self.objectives for parameter in part.critic_parameters()]

@@ -68,6 +68,11 @@ class Objective(nn.Module, ABC):
         """What that optimiser moves, and the student's optimiser does not."""
         return []
 
+    @property
+    def critic_accuracy(self) -> float | None:
+        """How often the adversary is right of late; None where there is none."""
+        return None
+
     def collapse(self) -> str | None:
         """Why the game with the adversary teaches nothing; None where it does, or there is none."""
         return None

@@ -1,12 +1,13 @@
 """What a user may say about objectives; no module here imports torch."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
 from distillery.objectives.configs.adversarial import Adversarial
 from distillery.objectives.configs.feature import Attention, Crd, Feature, Hints, ReviewKd, Vid
 from distillery.objectives.configs.graph import Irg
+from distillery.objectives.configs.objective import Objective
 from distillery.objectives.configs.relation import Cc, Fsp, Pkt, Rkd, Sp
 from distillery.objectives.configs.response import (
     CrossEntropy,
@@ -27,24 +28,12 @@ ObjectiveConfig = Annotated[Response | Features | Relations | Adversarial, Field
 
 __all__ = ["FITS", "NAMES", "OVER_BATCH", "CrossEntropy", "Kd", "ObjectiveConfig", "label_loss", "needs_features"]
 
-NAMES = (
-    *("kd", "dkd", "dist", "mse_teacher", "cross_entropy", "mse", "multilabel_kd", "multilabel_cross_entropy"),
-    *("hints", "attention", "vid", "reviewkd", "crd"),
-    *("rkd", "sp", "cc", "pkt", "fsp", "irg", "adversarial"),
-)
-# Their value is one number for a batch, not one for each row, so a batch cannot be cut.
-OVER_BATCH = ("dist", "crd", "rkd", "sp", "cc", "pkt", "irg")
-# What a target must be for the objectives that read what it is; all others fit every kind.
-FITS: dict[str, tuple[Kind, ...]] = {
-    "kd": ("classes",),
-    "dkd": ("classes",),
-    "dist": ("classes",),
-    "cross_entropy": ("classes",),
-    "adversarial": ("classes",),
-    "mse": ("number",),
-    "multilabel_kd": ("labels",),
-    "multilabel_cross_entropy": ("labels",),
+KINDS: dict[str, type[Objective]] = {
+    get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(get_args(ObjectiveConfig)[0])
 }
+NAMES = tuple(KINDS)
+OVER_BATCH = tuple(name for name, kind in KINDS.items() if kind.over_batch)
+FITS: dict[str, tuple[Kind, ...]] = {name: kind.fits for name, kind in KINDS.items()}
 
 
 def label_loss(kind: Kind) -> ObjectiveConfig:

@@ -1,18 +1,20 @@
 """Parameters of the objective that plays against a discriminator."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distillery.config import Config, Scheduled
 from distillery.objectives.configs.feature import Layers
+from distillery.objectives.configs.objective import Objective
+from distillery.schema import Kind
 
 
-class Adversarial(Config):
+class Adversarial(Objective):
     """Fool a discriminator that tells the student's signals from the teacher's (Xu et al. 2018)."""
 
+    fits: ClassVar[tuple[Kind, ...]] = ("classes",)
+
     name: Literal["adversarial"]
-    weight: Scheduled = Field(1.0)
     signal: Literal["logits", "features"] = Field("logits", description="what the discriminator reads")
     layers: Layers | None = Field(None, description="one pair, for features; by default the deepest")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(

@@ -1,10 +1,11 @@
 """Parameters of objectives that compare what layers of student and teacher put out."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from distillery.config import Config, Scheduled
+from distillery.objectives.configs.objective import Objective
 
 
 class Layers(Config):
@@ -25,7 +26,7 @@ class Layers(Config):
         return self
 
 
-class Feature(Config):
+class Feature(Objective):
     """What all of them share."""
 
     layers: Layers | None = Field(None, description="by default the last of each stage")
@@ -35,7 +36,6 @@ class Hints(Feature):
     """Match the teacher's features after a learned projector (FitNet, Romero et al. 2015)."""
 
     name: Literal["hints"]
-    weight: Scheduled = Field(1.0)
 
 
 class Attention(Feature):
@@ -49,7 +49,6 @@ class Vid(Feature):
     """Predict the teacher's features under a Gaussian with a learned variance (Ahn et al. 2019)."""
 
     name: Literal["vid"]
-    weight: Scheduled = Field(1.0)
     initial_variance: float = Field(5.0, gt=0.0, description="of every channel, before training")
     smallest_variance: float = Field(1e-5, gt=0.0, description="added to the learned one")
 
@@ -70,6 +69,8 @@ class ReviewKd(Feature):
 
 class Crd(Feature):
     """Tell the teacher's view of a row from its view of others, contrastively (Tian et al. 2020)."""
+
+    over_batch: ClassVar[bool] = True
 
     name: Literal["crd"]
     weight: Scheduled = Field(0.8)

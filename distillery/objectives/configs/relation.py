@@ -1,6 +1,6 @@
 """Parameters of objectives over relations: between the rows of a batch, or between layers."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,8 +11,9 @@ from distillery.objectives.configs.feature import Feature
 class Rkd(Feature):
     """Match distances and angles between rows (Park et al. 2019)."""
 
+    over_batch: ClassVar[bool] = True
+
     name: Literal["rkd"]
-    weight: Scheduled = Field(1.0)
     distance_weight: float = Field(25.0, ge=0.0, description="goes with the mean over all pairs")
     angle_weight: float = Field(50.0, ge=0.0, description="goes with the mean over all triples")
 
@@ -20,12 +21,16 @@ class Rkd(Feature):
 class Sp(Feature):
     """Match which rows look alike (Tung and Mori 2019)."""
 
+    over_batch: ClassVar[bool] = True
+
     name: Literal["sp"]
     weight: Scheduled = Field(3000.0, description="gamma of the paper")
 
 
 class Cc(Feature):
     """Match the correlation of all pairs of rows under a Gaussian kernel (Peng et al. 2019)."""
+
+    over_batch: ClassVar[bool] = True
 
     name: Literal["cc"]
     weight: Scheduled = Field(100.0, description="100 brings it to the size of a cross-entropy")
@@ -36,6 +41,8 @@ class Cc(Feature):
 class Pkt(Feature):
     """Match the distribution over neighbours that cosine affinities imply (Passalis and Tefas 2018)."""
 
+    over_batch: ClassVar[bool] = True
+
     name: Literal["pkt"]
     weight: Scheduled = Field(500.0, description="500 brings it to the size of a cross-entropy")
 
@@ -44,5 +51,4 @@ class Fsp(Feature):
     """Match the flow from layer to layer (Yim et al. 2017)."""
 
     name: Literal["fsp"]
-    weight: Scheduled = Field(1.0)
     project: bool = Field(False, description="learn 1x1 projections where the student's layers have other widths")

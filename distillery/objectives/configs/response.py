@@ -1,14 +1,18 @@
 """Parameters of objectives over outputs: classes, numbers and multi-hot labels."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from distillery.config import Config, Scheduled
+from distillery.config import Scheduled
+from distillery.objectives.configs.objective import Objective
+from distillery.schema import Kind
 
 
-class Kd(Config):
+class Kd(Objective):
     """Match the teacher's softened distribution (Hinton et al. 2015)."""
+
+    fits: ClassVar[tuple[Kind, ...]] = ("classes",)
 
     name: Literal["kd"]
     weight: Scheduled = Field(1.0, description="9 was published with standardize")
@@ -16,8 +20,10 @@ class Kd(Config):
     standardize: bool = Field(False, description="z-score the logits of each row first (Sun et al. 2024); 3+ classes")
 
 
-class Dkd(Config):
+class Dkd(Objective):
     """Match the teacher on the label and among the other classes, decoupled (Zhao et al. 2022); labelled rows only."""
+
+    fits: ClassVar[tuple[Kind, ...]] = ("classes",)
 
     name: Literal["dkd"]
     weight: Scheduled = Field(1.0, description="published with a linear warm-up over 20 epochs")
@@ -27,48 +33,53 @@ class Dkd(Config):
     standardize: bool = Field(False, description="z-score the logits of each row first (Sun et al. 2024); 3+ classes")
 
 
-class Dist(Config):
+class Dist(Objective):
     """Correlate with the teacher's probabilities, along rows and along columns (Huang et al. 2022)."""
 
+    fits: ClassVar[tuple[Kind, ...]] = ("classes",)
+    over_batch: ClassVar[bool] = True
+
     name: Literal["dist"]
-    weight: Scheduled = Field(1.0)
     temperature: Scheduled = Field(1.0, description="tau; 4 was published on CIFAR")
     beta: float = Field(1.0, ge=0.0, description="of the rows (inter-class)")
     gamma: float = Field(1.0, ge=0.0, description="of the columns over the batch (intra-class)")
 
 
-class CrossEntropy(Config):
+class CrossEntropy(Objective):
     """Match the label, where there is one."""
 
+    fits: ClassVar[tuple[Kind, ...]] = ("classes",)
+
     name: Literal["cross_entropy"]
-    weight: Scheduled = Field(1.0)
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="share spread evenly over all classes")
 
 
-class Mse(Config):
+class Mse(Objective):
     """Match the target number, where there is one (regression)."""
 
+    fits: ClassVar[tuple[Kind, ...]] = ("number",)
+
     name: Literal["mse"]
-    weight: Scheduled = Field(1.0)
 
 
-class MseTeacher(Config):
+class MseTeacher(Objective):
     """Match the teacher's outputs as numbers: the distillation of regression."""
 
     name: Literal["mse_teacher"]
-    weight: Scheduled = Field(1.0)
 
 
-class MultilabelCrossEntropy(Config):
+class MultilabelCrossEntropy(Objective):
     """Match each label of a row by itself, where it is known."""
 
+    fits: ClassVar[tuple[Kind, ...]] = ("labels",)
+
     name: Literal["multilabel_cross_entropy"]
-    weight: Scheduled = Field(1.0)
 
 
-class MultilabelKd(Config):
+class MultilabelKd(Objective):
     """Match the teacher's softened probability of each label by itself."""
 
+    fits: ClassVar[tuple[Kind, ...]] = ("labels",)
+
     name: Literal["multilabel_kd"]
-    weight: Scheduled = Field(1.0)
     temperature: Scheduled = Field(2.0)
