@@ -17,6 +17,7 @@ EPILOG = """examples:
   python -m flows run train_teacher       all teachers; train_teacher@resnet: one of them
   python -m flows run distill --force     compute the distilled student again
   python -m flows server                  Prefect and MLflow with their dashboards, until Ctrl-C
+  python -m flows promote                 make the new student champion, if it is better; rollback goes back
   python -m flows init NAME               take the parameters of scenarios/NAME.yaml
   python -m flows compare --help          which method pays on your data
 
@@ -44,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         resume = "finished trainings are kept, and the same command goes on with the others"
     if options.command == "server":
         resume = "both servers are stopped"
+    if options.command in ("promote", "rollback", "history"):
+        resume = "the champion is the old or the new one; `python -m flows history` tells"
     return failures.guarded(
         lambda: getattr(commands, options.command)(options, root), root, f"flows-{options.command}", resume
     )
@@ -127,6 +130,22 @@ def _parser() -> argparse.ArgumentParser:
     clean = commands.add_parser("clean", parents=[shared], help="what is no longer needed; --yes removes it")
     clean.add_argument("--older-than", type=_age, default="30d", metavar="AGE", help="like 30d or 12h; default: 30d")
     clean.add_argument("--yes", action="store_true", help="remove it")
+
+    promote = commands.add_parser("promote", parents=[shared], help="make the challenger champion, if it is better")
+    promote.add_argument("--require", action="store_true", help="exit code 2 where it is not promoted")
+    promote.add_argument("--serve-check", action="store_true", help="also ask it through `mlflow models serve`")
+
+    rollback = commands.add_parser("rollback", parents=[shared], help="make the previous version champion again")
+    rollback.add_argument("--to", metavar="VERSION", help="this version instead")
+    rollback.add_argument("--why", metavar="TEXT", default="no reason given", help="the reason, for the history")
+
+    history = commands.add_parser("history", parents=[shared], help="which version was champion when, and why")
+    history.add_argument("--at", metavar="TIME", help="only the champion then, e.g. 2026-11-24T12:00")
+    history.add_argument("--json", action="store_true", help="for programs")
+
+    why = commands.add_parser("why", parents=[shared], help="where a model comes from")
+    why.add_argument("model", metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/VERSION or a file of a model")
+    why.add_argument("--json", action="store_true", help="for programs")
 
     init = commands.add_parser("init", parents=[shared], help="take the parameters of a scenario")
     init.add_argument("name", nargs="?", metavar="NAME", help="of scenarios/NAME.yaml; none: list them")

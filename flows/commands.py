@@ -72,3 +72,31 @@ def clean(options: Namespace, root: Path) -> int:
     from flows.clean import clean
 
     return clean(root, options.older_than, yes=options.yes)
+
+
+def promote(options: Namespace, root: Path) -> int:
+    """Makes the challenger champion where it passes the gates."""
+    from flows.promote import promote
+
+    return promote(root, require=options.require, serve_check=options.serve_check)
+
+
+def rollback(options: Namespace, root: Path) -> int:
+    """Makes the previous or a named version champion again."""
+    from flows.promote import rollback
+
+    return rollback(root, options.to, options.why)
+
+
+def history(options: Namespace, root: Path) -> int:
+    """Tells which version was champion when."""
+    from flows.history import show
+
+    return show(root, at=options.at, as_json=options.json)
+
+
+def why(options: Namespace, root: Path) -> int:
+    """Tells where a model comes from."""
+    from flows.why import show
+
+    return show(root, options.model, as_json=options.json)

@@ -9,14 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from distillery.errors import UserError
-from tasks.mlflow_service import first_line
+from tasks.mlflow_service import default_service, first_line
 from tasks.tracking import STATE, Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>.+)|/(?P<version>\d+))")
-CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
@@ -60,19 +59,20 @@ def version_of(tracker: Tracker, uri: str) -> "ModelVersion":
 
 
 @contextmanager
-def downloaded(root: Path, tracker: Tracker, version: "ModelVersion") -> Iterator[Path]:
-    """The folder that was registered, until the block ends.
+def downloaded(root: Path, tracker: Tracker, version: "ModelVersion", part: str = "") -> Iterator[Path]:
+    """The folder that was registered, or a folder in it, until the block ends.
 
     Raises:
         UserError: where the files of the version cannot be had.
     """
     from mlflow.artifacts import download_artifacts
 
-    uri = f"models:/{version.name}/{version.version}"
+    uri = f"models:/{version.name}/{version.version}/{part}".rstrip("/")
     (root / STATE).mkdir(exist_ok=True)
     with TemporaryDirectory(dir=root / STATE) as place:
         try:
-            folder = Path(download_artifacts(uri, dst_path=place, tracking_uri=tracker.uri))
+            with default_service(tracker.uri):
+                folder = Path(download_artifacts(uri, dst_path=place))
         except Exception as error:
             raise UserError(f"the files of {uri} cannot be had: {first_line(error)}") from error
         yield folder

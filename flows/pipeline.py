@@ -9,18 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from httpx import TransportError
-from prefect import State, flow, get_client, tags, task
+from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Completed, Crashed
+from prefect.states import Completed
 from rich.markup import escape
 
 from distillery.errors import UserError
 from flows import artifacts, patience, registry
+from flows.supervised import supervised
 from tasks import failures, folders, lineage, tracked
 from tasks.dvc_graph import Graph, Step
 from tasks.environment import quick_imports
@@ -239,45 +236,8 @@ def carry_out(root: Path, flow_of: Callable[[], object]) -> None:
     Raises:
         UserError: where the Prefect server went away; also what the flow raises.
     """
-    project = f"project:{root}"
-    try:
-        _mark_crashed(project)
-        # Ending a heartbeat takes up to a second, and who was killed is told by the files it held.
-        with tags(project), temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            flow_of()
-        _drain()
-    except TransportError as error:
-        raise UserError(
-            f"the Prefect server {PREFECT_API_URL.value()} went away ({error}); finished stages are kept, so run again"
-        ) from error
-    except BaseException:
-        _drain()
-        raise
-
-
-def _mark_crashed(project: str) -> None:
-    """Ends the flow runs of this project that were killed: its files are held, so no other one can be alive."""
-    alive = {"type": {"any_": ["RUNNING", "PENDING"]}}
-    still = TaskRunFilter.model_validate({"state": alive})
-    of_project = FlowRunFilter.model_validate({"tags": {"all_": [project]}, "state": alive})
-    with get_client(sync_client=True) as client:
-        for found in client.read_flow_runs(flow_run_filter=of_project, sort=FlowRunSort.ID_DESC, limit=200):
-            killed: State[Any] = Crashed(message="its process was killed")
-            client.set_flow_run_state(found.id, killed, force=True)
-            tasks_of = FlowRunFilter.model_validate({"id": {"any_": [found.id]}})
-            for one in client.read_task_runs(
-                flow_run_filter=tasks_of, task_run_filter=still, sort=TaskRunSort.ID_DESC, limit=200
-            ):
-                client.set_task_run_state(one.id, killed, force=True)
-
-
-def _drain() -> None:
-    """Waits until Prefect has sent what it knows: a temporary server ends right after."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogHandler
-
-    APILogHandler().flush()
-    EventsWorker.drain_all(timeout=10)
+    with supervised(f"project:{root}"):
+        flow_of()
 
 
 def _figures(summary: Summary) -> str:

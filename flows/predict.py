@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distillery.errors import UserError
-from flows.models import CHAMPION, Files, downloaded, local_files, registered_files, version_of
+from flows.models import Files, downloaded, local_files, registered_files, version_of
 from tasks import environment
 from tasks.params import Params, load
 from tasks.progress import Bar, Progress
+from tasks.promotion.ledger import CHAMPION
 
 SHIPPED = Path("models") / "student"
 

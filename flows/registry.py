@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +13,17 @@ import yaml
 from distillery.errors import UserError
 from distillery.schema import Schema
 from tasks.lineage import revision
-from tasks.mlflow_service import VARIABLE, AwayError, first_line, health_problem, is_http
+from tasks.mlflow_service import AwayError, default_service, first_line, health_problem, is_http
 from tasks.params import load
+from tasks.promotion import descent
 from tasks.results import EVALUATION, Evaluation
 from tasks.tracking import PENDING, STATE, Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import ModelSignature
+
+    from distillery.inference import Feed
 
 ALIAS = "challenger"
 
@@ -46,13 +47,18 @@ class Registered:
 
 @dataclass(frozen=True)
 class _Model:
-    """What is to be registered: an ONNX file, the saved model it was made from, and files that go with them."""
+    """What is to be registered: an ONNX file, the saved model it was made from, and files that go with them.
+
+    Attributes:
+        alone: of a student, the ONNX file of the same network trained without a teacher.
+    """
 
     name: str
     onnx: Path
     folder: Path
     extras: tuple[Path, ...]
     tags: Mapping[str, str]
+    alone: Path | None = None
 
     @property
     def saved(self) -> tuple[Path, Path]:
@@ -79,7 +85,10 @@ def register(root: Path, tracker: Tracker, parent_run: str | None) -> list[Regis
     """
     params = load(root)
     evaluation = Evaluation.read(root / EVALUATION)
-    shared = revision(root)
+    try:
+        shared = revision(root) | {"rows": descent.identity(root)}
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; run `python -m flows run` first") from error
     run = None if parent_run is None or parent_run.startswith(PENDING) else parent_run
     keys, name = params.distill.teachers, params.registry.teacher
     teachers = [
@@ -107,6 +116,7 @@ def register(root: Path, tracker: Tracker, parent_run: str | None) -> list[Regis
             | _scores(evaluation, chosen)
             | _dvc_hash(root, "models/student")
             | {"candidate": chosen, "teacher": ", ".join(f"{one.name}/{one.version}" for one in found)},
+            alone=root / "models" / "onnx" / "baseline.onnx",
         )
         return [*found, _register(root, tracker, run, student)]
     except FileNotFoundError as error:
@@ -124,7 +134,9 @@ def _register(root: Path, tracker: Tracker, run: str | None, model: _Model) -> R
     """Finds or makes the version of a model, and moves the alias to it."""
     client = tracker.client
     identity = digest(model.onnx, *model.saved)
-    same = client.search_model_versions(f"name = '{model.name}' and tags.digest = '{identity}'")
+    alike = client.search_model_versions(f"name = '{model.name}' and tags.digest = '{identity}'")
+    # An older version does not say on which rows it was trained, so nobody can promote it.
+    same = [one for one in alike if "rows" in one.tags]
     version = str(max((int(one.version) for one in same), default=0))
     if not same:
         version = str(_new_version(root, tracker, run, model, identity).version)
@@ -144,42 +156,33 @@ def _new_version(root: Path, tracker: Tracker, run: str | None, model: _Model, d
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = dict(model.tags) | {"digest": digest}
+    files = {"onnx_sha256": sha256(model.onnx), "weights_sha256": sha256(model.saved[0])}
+    tags = dict(model.tags) | files | {"digest": digest}
     with default_service(tracker.uri):
         return client.create_model_version(model.name, f"models:/{logged}", run, tags, model_id=logged)
-
-
-@contextmanager
-def default_service(uri: str) -> Iterator[None]:
-    """Makes a service MLflow's default: its registry looks an uploaded model up there, whatever client it is given."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = uri
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
 
 
 def _uploaded(tracker: Tracker, digest: str) -> str | None:
     """A model that was uploaded by a process which died before it made a version."""
     found = tracker.client.search_logged_models([tracker.experiment_id], f"tags.digest = '{digest}'")
-    return next((str(one.model_id) for one in found if str(one.status) == "READY"), None)
+    return next((str(one.model_id) for one in found if str(one.status) == "READY" and "rows" in one.tags), None)
 
 
 def _upload(root: Path, tracker: Tracker, run: str | None, model: _Model, digest: str) -> str:
     """Stores the files of a model and returns its id."""
     import mlflow.onnx
+    import numpy as np
     import onnx
     from mlflow.models import Model
+
+    from distillery.inference import logits, open_session
 
     client = tracker.client
     graph = onnx.load(model.onnx)
     schema = model.schema
+    example = _example(root, schema)
     logged = client.create_logged_model(
-        tracker.experiment_id, model.name, run, tags={"digest": digest}, model_type="onnx"
+        tracker.experiment_id, model.name, run, tags={"digest": digest, "rows": model.tags["rows"]}, model_type="onnx"
     )
     with tempfile.TemporaryDirectory(dir=root / STATE) as place:
         folder = Path(place) / "model"
@@ -188,7 +191,7 @@ def _upload(root: Path, tracker: Tracker, run: str | None, model: _Model, digest
             folder,
             mlflow_model=Model(logged.artifact_location, run, model_id=logged.model_id, model_uuid=logged.model_id),
             signature=_signature(schema, graph.graph.output[0].name),
-            input_example=_example(root, schema),
+            input_example=example,
             # Named here, else MLflow starts a process that loads the model and looks what it imports.
             pip_requirements=mlflow.onnx.get_default_pip_requirements(),
             onnx_execution_providers=["CPUExecutionProvider"],
@@ -197,6 +200,8 @@ def _upload(root: Path, tracker: Tracker, run: str | None, model: _Model, digest
             save_as_external_data=model.onnx.stat().st_size > 1e9,
             extra_files=[str(file) for file in (*model.saved, *model.extras)],
         )
+        descent.write(root, folder / descent.FOLDER, model.alone)
+        np.save(folder / descent.FOLDER / "example_output.npy", logits(open_session(model.onnx), example))
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)
@@ -214,7 +219,7 @@ def _signature(schema: Schema, output: str) -> "ModelSignature":
     return ModelSignature(MlflowSchema([*inputs.values()]), MlflowSchema([outputs]))
 
 
-def _example(root: Path, schema: Schema) -> dict[str, object]:
+def _example(root: Path, schema: Schema) -> "Feed":
     """The first row of the test split: input name -> (1, *shape)."""
     from distillery.columns import Columns
 
@@ -230,6 +235,12 @@ def digest(onnx: Path, weights: Path, description: Path) -> str:
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()
+
+
+def sha256(file: Path) -> str:
+    """Digest of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _scores(evaluation: Evaluation, candidate: str) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """`python -m flows reproduce`: makes a registered model again, in a copy of the project, and compares it."""
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from distillery.errors import UserError
 from flows.models import Files, downloaded, registered_files, version_of
-from flows.registry import default_service, digest
+from flows.registry import digest, sha256
 from tasks import folders
+from tasks.mlflow_service import default_service
 from tasks.params import FILE, Params, load
 from tasks.tracking import STATE, Tracker
 
@@ -45,7 +45,7 @@ def reproduce(root: Path, model: str, into: Path | None, *, force: bool) -> int:
     copy = (root / COPIES / f"{version.name}-{version.version}" if into is None else into).absolute()
     with downloaded(root, tracker, version) as folder:
         registered = registered_files(folder, version)
-        weights = _sha256(registered.weights)
+        weights = sha256(registered.weights)
     place = _worktree(root, copy, version)
     for file, text in lineage(tracker, version).items():
         (place / file).write_text(text, encoding="utf-8")
@@ -60,8 +60,8 @@ def reproduce(root: Path, model: str, into: Path | None, *, force: bool) -> int:
     if _dvc(place, *command, shown=True).returncode:
         raise UserError(f"`dvc repro` failed in {place}; mend what it tells and repeat")
     equal = digest(made.onnx, made.weights, made.description) == version.tags["digest"]
-    told = "equal" if _sha256(made.weights) == weights else "DIFFERENT"
-    print(f"weights  {told}  (sha256 {weights[:16]} registered, {_sha256(made.weights)[:16]} reproduced)")
+    told = "equal" if sha256(made.weights) == weights else "DIFFERENT"
+    print(f"weights  {told}  (sha256 {weights[:16]} registered, {sha256(made.weights)[:16]} reproduced)")
     print(f"model    {'equal' if equal else 'DIFFERENT'}  (weights, model.json and the ONNX file)")
     print(f"copy     {place}; `git worktree remove --force {copy}` removes it")
     if not equal:
@@ -175,11 +175,6 @@ def _dvc(folder: Path, *arguments: str, shown: bool = False) -> "subprocess.Comp
         stderr=output,
         check=False,
     )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _say(message: str) -> None:

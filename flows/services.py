@@ -58,6 +58,22 @@ class Service:
         return cls._start(root, "MLflow", port, "/health", arguments, {})
 
     @classmethod
+    def model(cls, root: Path, port: int, uri: str, service: str) -> Self:
+        """Starts MLflow's scoring server of a registered model.
+
+        Args:
+            root: the project's folder.
+            port: to listen on.
+            uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+            service: the address of the registry.
+        """
+        arguments = ["mlflow", "models", "serve", "--model-uri", uri, "--env-manager", "local"]
+        arguments += ["--host", HOST, "--port", str(port), "--workers", "1"]
+        # MLflow looks for uvicorn there, as an activated environment has it.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        return cls._start(root, "model", port, "/ping", arguments, {"MLFLOW_TRACKING_URI": service, "PATH": path})
+
+    @classmethod
     def _start(
         cls, root: Path, name: str, port: int, health: str, arguments: list[str], settings: dict[str, str]
     ) -> Self:

@@ -5,7 +5,8 @@ import logging
 import os
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -88,6 +89,20 @@ def experiment_id(client: "MlflowClient", root: Path, uri: str, name: str) -> st
             "or choose another name for registry.experiment in params.yaml"
         )
     return str(found.experiment_id)
+
+
+@contextmanager
+def default_service(uri: str) -> Iterator[None]:
+    """Makes a service MLflow's default: what has no client looks there."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
 
 
 def send(client: "MlflowClient", run_id: str, record: Record) -> None:

@@ -279,6 +279,30 @@ class Evaluate(Config):
     calibration_bins: int = Field(15, ge=2)
 
 
+class Gates(Config):
+    """What a challenger must show before it replaces the champion; every figure is taken on the present test set.
+
+    A first champion is held against the student alone instead, need not be better, and has to reach `min_retention`.
+    """
+
+    require: Literal["superior", "non_inferior"] = Field(
+        "superior", description="superior: the primary metric is better beyond noise; non_inferior: no gate is failed"
+    )
+    max_loss: float = Field(
+        0.01, ge=0.0, lt=1.0, description="of accuracy, F1 or R2: the interval of the paired difference stays above"
+    )
+    max_class_loss: float = Field(
+        0.05, ge=0.0, le=1.0, description="of one class's recall; a class fails that loses more, and beyond noise"
+    )
+    max_calibration_rise: float = Field(0.02, ge=0.0, le=1.0, description="of the expected calibration error")
+    max_agreement_loss: float = Field(0.02, ge=0.0, le=1.0, description="of the agreement with the teacher")
+    max_latency_ratio: float = Field(1.25, gt=0.0, description="to the champion's, measured in turns on this machine")
+    max_size_ratio: float = Field(1.5, gt=0.0, description="of the ONNX file to the champion's")
+    min_retention: float = Field(
+        0.9, ge=0.0, le=1.0, description="of a first champion: share of the teacher's primary metric"
+    )
+
+
 class Registry(Config):
     """Names in the MLflow registry."""
 
@@ -335,7 +359,7 @@ class Schedule(Config):
 
 
 class Params(Config):
-    """The whole of `params.yaml`. Every section but `comparison` must stand, because DVC tracks sections by name."""
+    """The whole of `params.yaml`. Sections that stages read must stand, because DVC tracks sections by name."""
 
     seed: int = Field(ge=0, lt=2**32)
     data: Data
@@ -348,6 +372,7 @@ class Params(Config):
     finetune: Finetune
     export: Export
     evaluate: Evaluate
+    gates: Gates = Gates()
     registry: Registry
     comparison: Comparison = Comparison()
     schedules: dict[Literal["distillation"], Schedule] = Field({}, description="what `python -m flows serve` runs")

@@ -56,7 +56,7 @@ def candidates(params: Params) -> list[Candidate]:
     return teachers + [Candidate(name=role, role=role, folder=f"models/{role}") for role in students]
 
 
-class _File(Config):
+class File(Config):
     """A JSON file of one kind."""
 
     @classmethod
@@ -122,7 +122,7 @@ class ExportedModel(Config):
     int8: Int8 | None = None
 
 
-class ExportReport(_File):
+class ExportReport(File):
     """`models/onnx/export.json`: model name -> its file, and how it was checked. Nothing in it depends on time."""
 
     rows: dict[str, int]
@@ -359,7 +359,7 @@ class SplitFacts(Config):
     sha256: str
 
 
-class Shipped(_File):
+class Shipped(File):
     """`models/student/shipped.json`: which student is deployed, and why.
 
     Attributes:
@@ -379,7 +379,7 @@ class Shipped(_File):
     files: dict[str, str]
 
 
-class Evaluation(_File):
+class Evaluation(File):
     """`reports/evaluation.json`: everything that was measured.
 
     Attributes:

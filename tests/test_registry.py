@@ -49,7 +49,7 @@ SCHEMA = Schema(
     },
     targets={"label": Target(kind="classes", names=("no", "yes", "perhaps"))},
 )
-HARMLESS = {"", ".onnx", ".safetensors", ".json", ".md", ".yaml", ".txt"}
+HARMLESS = {"", ".onnx", ".safetensors", ".json", ".md", ".yaml", ".txt", ".npy", ".lock"}
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +59,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "data" / "raw.parquet").parent.mkdir(parents=True)
     (root / "data" / "raw.parquet").touch()
     random = np.random.default_rng(0)
-    Columns(
-        SCHEMA,
-        np.arange(5, dtype=np.uint64),
-        {"label": np.array([0, 1, 2, 0, 1], dtype=np.int64)},
-        {
-            "image": random.integers(0, 256, (5, 1, 4, 4), dtype=np.uint8),
-            "numeric": random.normal(size=(5, 2)).astype(np.float32),
-        },
-    ).write(root / "data" / "prepared" / "test")
+    for at, split in enumerate(("test", "validation", "train")):
+        Columns(
+            SCHEMA,
+            np.arange(5, dtype=np.uint64) + np.uint64(5 * at),
+            {"label": np.array([0, 1, 2, 0, 1], dtype=np.int64)},
+            {
+                "image": random.integers(0, 256, (5, 1, 4, 4), dtype=np.uint8),
+                "numeric": random.normal(size=(5, 2)).astype(np.float32),
+            },
+        ).write(root / "data" / "prepared" / split)
     write_model(root, "models/teachers/small", "models/onnx/teacher-small.onnx", seed=1)
     write_model(root, "models/student", "models/student/model.onnx", seed=2)
+    write_model(root, "models/baseline", "models/onnx/baseline.onnx", seed=4)
     shutil.copy(root / "models/student/model.onnx", root / "models/student/model.int8.onnx")
     write_evaluation(root)
     (root / "reports" / "model_card.md").write_text("# A student\n")

@@ -1,0 +1,43 @@
+"""The Prefect flow behind `python -m flows promote`: one decision, with a table of gates as artifact."""
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from flows import champion
+from flows.supervised import supervised
+from tasks.environment import quick_imports
+from tasks.params import load
+from tasks.promotion.results import Promotion
+from tasks.promotion.telling import rows, say, sentence
+from tasks.tracking import Tracker
+
+
+@flow(name="promotion", retries=0, persist_result=False)
+def promotion(serve_check: bool = False) -> Promotion:
+    """Holds the challenger of the project in the current folder against its champion.
+
+    Args:
+        serve_check: also start `mlflow models serve` and ask it.
+
+    Raises:
+        UserError: see `flows.champion.promote`.
+    """
+    root = Path.cwd()
+    params = load(root)
+    with quick_imports():
+        tracker = Tracker.connect(root, params.registry.experiment)
+    found = champion.promote(root, params, tracker, say, serve=serve_check)
+    create_table_artifact(rows(found), key="gates", description=sentence(found))
+    return found
+
+
+def run(root: Path, *, serve_check: bool) -> Promotion:
+    """Runs the flow for the project in `root`, which is the working directory.
+
+    Raises:
+        UserError: see `promotion`; also where the Prefect server went away.
+    """
+    with champion.locked(root, say), supervised(f"promotion:{root}"):
+        return promotion(serve_check)

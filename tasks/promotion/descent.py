@@ -1,0 +1,129 @@
+"""What a registered version keeps of where it comes from: a folder `lineage` beside the model's own files.
+
+`dvc.lock` and `params.yaml` as they were, `data.json`, `train-keys.npy` and `validation-keys.npy` (uint64, sorted: the
+rows it was trained and chosen on), `example_output.npy` (1, O), what it answers to the input example, and of a student
+`alone.onnx`, the same network trained without a teacher.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from distillery.config import Config
+from distillery.errors import UserError
+from tasks.params import FILE
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+FOLDER = "lineage"
+LOCK = "dvc.lock"
+ALONE = "alone.onnx"
+SEEN = ("train", "validation")
+TEST = "data/prepared/test"
+
+
+class Rows(Config):
+    """The rows of a split, and how many of them have a label."""
+
+    rows: int
+    labelled: int
+
+
+class Data(Config):
+    """`data.json`.
+
+    Attributes:
+        splits: name -> its rows.
+        test_sha256: of the test set when the model was registered.
+    """
+
+    splits: dict[str, Rows]
+    test_sha256: str
+
+
+def identity(root: Path) -> str:
+    """SHA-256 of the rows that a model made now was trained and chosen on.
+
+    Raises:
+        FileNotFoundError: where the data are not prepared.
+    """
+    total = hashlib.sha256()
+    for split in SEEN:
+        total.update(_keys(root, split).tobytes())
+    return total.hexdigest()
+
+
+def write(root: Path, folder: Path, alone: Path | None) -> None:
+    """Fills a new folder, all but `example_output.npy`.
+
+    Args:
+        root: the project's folder, with a finished pipeline.
+        folder: gets the files.
+        alone: the ONNX file of the student alone.
+
+    Raises:
+        FileNotFoundError: where a file of the pipeline is missing.
+    """
+    import numpy as np
+
+    from distillery.columns import Columns
+    from tasks.promotion.scoring import digest
+
+    folder.mkdir()
+    for name in (LOCK, FILE):
+        if (root / name).exists():
+            shutil.copyfile(root / name, folder / name)
+    for split in SEEN:
+        np.save(folder / f"{split}-keys.npy", _keys(root, split))
+    opened = {split: Columns.open(root / "data" / "prepared" / split) for split in (*SEEN, "test")}
+    data = Data(
+        splits={name: Rows(rows=len(each), labelled=len(each.labelled)) for name, each in opened.items()},
+        test_sha256=digest(opened["test"]),
+    )
+    (folder / "data.json").write_text(data.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if alone is not None:
+        shutil.copyfile(alone, folder / ALONE)
+
+
+def data_of(folder: Path) -> Data | None:
+    """`data.json` of a version's lineage; None for one registered before there was any."""
+    file = folder / "data.json"
+    return Data.model_validate_json(file.read_bytes()) if file.exists() else None
+
+
+def seen(folder: Path, keys: "npt.NDArray[np.uint64]") -> int | None:
+    """How many of some rows a model was trained or chosen on; None where nobody knows."""
+    import numpy as np
+
+    files = [folder / f"{split}-keys.npy" for split in SEEN]
+    if not all(file.exists() for file in files):
+        return None
+    known = np.concatenate([np.load(file) for file in files])
+    return int(np.isin(keys, known).sum())
+
+
+def hashes(lock: Path) -> dict[str, str]:
+    """Path -> DVC's hash of everything that a `dvc.lock` says was read or made, code left out.
+
+    Raises:
+        UserError: where it is no such file.
+    """
+    try:
+        stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages") or {}
+        entries = [entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind) or []]
+        return {str(entry["path"]): str(entry["md5"]) for entry in entries if not str(entry["path"]).endswith(".py")}
+    except FileNotFoundError:
+        return {}
+    except (yaml.YAMLError, AttributeError, KeyError) as error:
+        raise UserError(f"{lock} is damaged ({error}): `git checkout {lock.name}` brings it back") from None
+
+
+def _keys(root: Path, split: str) -> "npt.NDArray[np.uint64]":
+    import numpy as np
+
+    return np.sort(np.load(root / "data" / "prepared" / split / "keys.npy"))
