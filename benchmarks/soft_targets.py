@@ -1,4 +1,4 @@
-"""Writing soft targets against a bare forward pass, their size, and shuffled reads of a large store."""
+"""Writing soft targets against a bare forward pass, their size, shuffled reads, and stored features against a live teacher."""
 
 import shutil
 import statistics
@@ -12,6 +12,8 @@ from benchmarks.digits28 import SCHEMA, columns, main_job, teacher_model
 from benchmarks.interleaved import Result, ratio, seconds
 from distillery import models
 from distillery.sampling import batches, epoch_order
+from distillery.saved import channels_last
+from distillery.signals import Batch, LiveTeacher
 from distillery.soft_targets import SoftTargets, write
 
 ROWS = 200_000
@@ -19,7 +21,7 @@ ROWS = 200_000
 
 def measure(folder: Path) -> list[Result]:
     """Teacher of the main job; the large store is written by a small model, since only its size matters."""
-    return [*writing(folder), *reading(folder)]
+    return [*writing(folder), *reading(folder), *features(folder)]
 
 
 def writing(folder: Path) -> list[Result]:
@@ -67,6 +69,22 @@ def reading(folder: Path) -> list[Result]:
         Result("shuffled read at 200,000 rows, microseconds a sample", f"{free:.1f}", "<= 10", free <= 10),
         Result("the same in blocks, as beyond memory", f"{blocks:.1f}", "<= 10", blocks <= 10),
     ]
+
+
+def features(folder: Path) -> list[Result]:
+    """A shuffled batch of features of every stage, read against run by the main job's teacher."""
+    rows = columns(folder / "some", 512)
+    teacher = models.build(teacher_model(), SCHEMA, seed=0)
+    shutil.rmtree(folder / "store", ignore_errors=True)
+    manifest = write(folder / "store", teacher, "t", {"train": rows}, partial=folder / "partial", asked="stages")
+    stored = SoftTargets.open(folder / "store").teacher("train", list(manifest.features))
+    live = LiveTeacher(teacher, list(manifest.features))
+    order = np.random.default_rng(0).permutation(512)[:128]
+    (images,) = channels_last(rows.gather(order))
+    batch = Batch(torch.from_numpy(order), {"image": images}, SCHEMA, torch.device("cpu"))
+    times = seconds({"live": lambda: live.signals(batch), "stored": lambda: stored.signals(batch)}, rounds=15)
+    part, told = ratio(times, "stored", "live")
+    return [Result("a batch of stored features / the live teacher", told, "< 1", part < 1)]
 
 
 def _own_memory() -> int:

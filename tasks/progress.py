@@ -47,6 +47,10 @@ class Progress:
         """One line above the bars."""
         self.console.print(message, highlight=False, soft_wrap=True)
 
+    def note(self, message: str) -> None:
+        """A line that warns of nothing."""
+        self.say(message)
+
     def track(self, items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
         """Yields the items and moves a bar."""
         with Bar(self, description, total) as bar:
@@ -59,7 +63,7 @@ class Silent(Progress):
     """Draws nothing, for work beside other work.
 
     Attributes:
-        said: what would have been printed.
+        said: what would have been printed, but notes.
     """
 
     def __init__(self) -> None:
@@ -70,6 +74,9 @@ class Silent(Progress):
     def say(self, message: str) -> None:
         """Keeps a line."""
         self.said.append(message)
+
+    def note(self, message: str) -> None:
+        """Lets it go."""
 
 
 class Bar:

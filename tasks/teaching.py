@@ -44,7 +44,7 @@ def hear(stage: Stage, key: str, splits: Splits, network: Network | None, layers
     if missing:
         numbers = sum(int(np.prod(shape)) for shape in feature_shapes(network, layers).values())
         size = numbers * splits.shown.shown * np.dtype(store.manifest.dtype).itemsize / 2**20
-        stage.progress.say(
+        stage.progress.note(
             f"distill: {key} is run in every step, {running:.1f} ms a batch: {', '.join(missing)} not stored; "
             f"soft_targets.features would take {size:.1f} MiB of training rows"
         )
@@ -53,7 +53,7 @@ def hear(stage: Stage, key: str, splits: Splits, network: Network | None, layers
     stored = store.teacher("train", layers)
     size = sum(stored.features[layer].nbytes for layer in layers) / 2**20
     reading = _milliseconds(lambda: stored.signals(batch))
-    stage.progress.say(
+    stage.progress.note(
         f"distill: {key} is read from disk with {', '.join(layers)}: {size:.1f} MiB of training rows, {reading:.1f} ms "
         f"a batch; run in every step it would take {running:.1f} ms"
     )
