@@ -1,4 +1,4 @@
-"""Writing soft targets against a bare forward pass, their size, shuffled reads, and stored features against a live teacher."""
+"""Writing soft targets against a bare forward pass, their size, shuffled reads, and features read against run."""
 
 import shutil
 import statistics
