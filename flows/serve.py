@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
 # Name in params.yaml -> where its flow is.
-FLOWS = {"distillation": "flows.pipeline.distillation"}
+FLOWS = {"distillation": "flows.pipeline.distillation", "comparison": "flows.scheduled.comparison"}
 
 
 def serve(root: Path) -> int:

