@@ -9,8 +9,9 @@ from pathlib import Path
 from flows import prefect_api
 from flows.dry_run import CACHED, forecast
 from tasks import environment, folders
+from tasks.comparison import job
 from tasks.comparison import plan as planning
-from tasks.comparison.job import FOLDER, Result, file_of
+from tasks.comparison.job import FOLDER, Result
 from tasks.comparison.plan import Plan
 from tasks.dvc_graph import Graph, Step
 
@@ -94,8 +95,8 @@ def folder_of(root: Path, graph: Graph) -> Path:
     """
     graph.plan(["distill"])
     files = [graph.inputs(stage).files for stage in ("prepare", "distill")]
-    code = [(Path(planning.__file__).parent / name).read_text(encoding="utf-8") for name in ("job.py", "plan.py")]
-    text = json.dumps([files, code], sort_keys=True)
+    measured_by = Path(job.__file__).read_text(encoding="utf-8")
+    text = json.dumps([files, measured_by], sort_keys=True)
     return root / FOLDER / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -108,22 +109,20 @@ def _foretell(root: Path, graph: Graph, steps: list[Step], plan: Plan) -> int:
     done: dict[str, Result] = {}
     if not stale:
         folder = folder_of(root, graph)
-        done = {job.key: found for job in plan.jobs if (found := Result.read(file_of(folder, job)))}
+        done = {one.key: found for one in plan.jobs if (found := Result.read(job.file_of(folder, one)))}
     table = Table("method", "student", "seeds", "done", box=None, pad_edge=False)
     for entry in plan.entries:
-        jobs = [job for job in plan.jobs if job.entry is entry]
-        table.add_row(
-            entry.method, entry.student, ", ".join(map(str, plan.seeds)), str(sum(job.key in done for job in jobs))
-        )
+        ready = sum(one.entry is entry and one.key in done for one in plan.jobs)
+        table.add_row(entry.method, entry.student, ", ".join(map(str, plan.seeds)), str(ready))
     console = Console()
     if stale:
         console.print(f"first: {', '.join(stale)}", highlight=False)
     console.print(table)
-    left = [job for job in plan.jobs if job.key not in done]
-    known = {job.entry.title: done[job.key].seconds for job in plan.jobs if job.key in done}
+    left = [one for one in plan.jobs if one.key not in done]
+    known = {one.entry.title: done[one.key].seconds for one in plan.jobs if one.key in done}
     text = f"{len(plan.jobs)} trainings, {len(left)} of them to do"
-    if left and all(job.entry.title in known for job in left):
-        text += f", about {sum(known[job.entry.title] for job in left):.0f} s of one core"
+    if left and all(one.entry.title in known for one in left):
+        text += f", about {sum(known[one.entry.title] for one in left):.0f} s of one core"
     console.print(text, highlight=False)
     return 0
 

@@ -62,8 +62,13 @@ def begin(root: Path, threads: int) -> None:
     parent_watchdog()
     environment.enter(root)
     with environment.quick_imports():
+        import torch
+
         import tasks.distill
         import tasks.train_baseline  # noqa: F401
+
+        # PyTorch loads its compiler when it makes its first optimiser; the first training must not pay for that.
+        torch.optim.AdamW([torch.zeros(1)])
 
 
 def file_of(folder: Path, job: Job) -> Path:

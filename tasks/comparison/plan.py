@@ -124,7 +124,7 @@ def make(root: Path, objectives: Sequence[str], students: Sequence[str], seeds: 
     document = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))
     comparison = params.comparison
     named = _named(document.pop("comparison", None) or {}, document["distill"], params)
-    chosen = {PLAIN: named[KD], KD: named[KD], **{name: named[name] for name in _chosen(named, objectives, comparison)}}
+    chosen = {PLAIN: named[KD], KD: named[KD], **{name: named[name] for name in _chosen(named, objectives, params)}}
     entries: list[Entry] = []
     refused: dict[str, str] = {}
     for student, block in _students(document, students, comparison).items():
@@ -179,16 +179,17 @@ def _by_target(objectives: Mapping[str, list[Document]]) -> Any:
     return dict(objectives) if len(objectives) > 1 else next(iter(objectives.values()))
 
 
-def _chosen(named: Mapping[str, Document], objectives: Sequence[str], comparison: Comparison) -> list[str]:
-    """Names of methods in the order asked for."""
+def _chosen(named: Mapping[str, Document], objectives: Sequence[str], params: Params) -> list[str]:
+    """Names of methods in the order asked for; of `all`, objectives that are about what is predicted."""
     unknown = [name for name in objectives if name not in named and name != ALL]
     if unknown:
         known = ", ".join([ALL, *named])
         alone = " (labels alone are always compared, as plain)" if set(unknown) & (LABELS_ALONE | {PLAIN}) else ""
         raise UserError(f"--objectives: {', '.join(map(repr, unknown))} is no method{alone}; there are {known}")
     if not objectives:
-        return list(comparison.methods) or [OWN]
-    everything = [name for name in named if name != OWN]
+        return list(params.comparison.methods) or [OWN]
+    about = set(params.data.columns.targets.values())
+    everything = [name for name in named if name != OWN and about & set(FITS.get(name, about))]
     found = [everything if name == ALL else [name] for name in objectives]
     return [name for names in found for name in names]
 
