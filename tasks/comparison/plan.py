@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from distillery.errors import UserError
-from distillery.objectives.configs import FITS, NAMES, label_loss
+from distillery.objectives.configs import FITS, KINDS, NAMES, label_loss
+from distillery.objectives.configs.feature import Feature
 from distillery.schema import Kind
 from tasks.params import FILE, LABELS_ALONE, Comparison, Params, load, parse
 
@@ -168,7 +169,7 @@ def _beside_labels(name: str, kinds: Mapping[str, Kind]) -> Any:
     found: dict[str, list[Document]] = {}
     for target, kind in kinds.items():
         # What compares layers does so once, whatever is predicted from them.
-        fits = kind in FITS[name] if name in FITS else target == first or name == "mse_teacher"
+        fits = kind in FITS[name] and (target == first or not issubclass(KINDS[name], Feature))
         alone = len(kinds) == 1
         found[target] = [{"name": name}, {"name": label_loss(kind).name}] if fits or alone else PLAIN_KD[kind]
     return _by_target(found)

@@ -26,7 +26,17 @@ Features = Hints | Attention | Vid | ReviewKd | Crd
 Relations = Rkd | Sp | Cc | Pkt | Fsp | Irg
 ObjectiveConfig = Annotated[Response | Features | Relations | Adversarial, Field(discriminator="name")]
 
-__all__ = ["FITS", "NAMES", "OVER_BATCH", "CrossEntropy", "Kd", "ObjectiveConfig", "label_loss", "needs_features"]
+__all__ = [
+    "FITS",
+    "KINDS",
+    "NAMES",
+    "OVER_BATCH",
+    "CrossEntropy",
+    "Kd",
+    "ObjectiveConfig",
+    "label_loss",
+    "needs_features",
+]
 
 KINDS: dict[str, type[Objective]] = {
     get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(get_args(ObjectiveConfig)[0])
