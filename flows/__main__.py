@@ -19,6 +19,7 @@ EPILOG = """examples:
   python -m flows server                  Prefect and MLflow with their dashboards, until Ctrl-C
   python -m flows promote                 make the new student champion, if it is better; rollback goes back
   python -m flows init NAME               take the parameters of scenarios/NAME.yaml
+  python -m flows predict --input rows.csv --output answers.parquet
   python -m flows compare --help          which method pays on your data
 
 `dvc repro` runs the same stages without Prefect; each finds what the other has done."""
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         resume = "both servers are stopped"
     if options.command in ("promote", "rollback", "history"):
         resume = "the champion is the old or the new one; `python -m flows history` tells"
+    if options.command == "serve":
+        resume = "nothing is served now; what is missed from here on is made up for once"
     return failures.guarded(
         lambda: getattr(commands, options.command)(options, root), root, f"flows-{options.command}", resume
     )
