@@ -172,7 +172,7 @@ def _prefect_runs(root: Path, before: float) -> Iterator[Leftover]:
 
     ended = FlowRunFilter.model_validate(
         {
-            "tags": {"any_": [f"project:{root}", f"schedule:{root}"]},
+            "tags": {"any_": [f"{what}:{root}" for what in ("project", "promotion", "schedule")]},
             "end_time": {"before_": datetime.fromtimestamp(before, UTC)},
         }
     )

@@ -20,7 +20,6 @@ from flows import artifacts, patience, registry
 from flows.supervised import supervised
 from tasks import failures, folders, lineage, tracked
 from tasks.dvc_graph import Graph, Step
-from tasks.environment import quick_imports
 from tasks.params import Params, load
 from tasks.progress import Progress
 from tasks.stage import Summary
@@ -178,7 +177,7 @@ def distillation(stages: list[str] | None = None, force: bool = False) -> State[
     steps = graph.plan(targets)
     # A run of a schedule waits for whoever works on the files; one by hand has been told who that is.
     with Progress() as progress, graph.hold([step.name for step in steps], wait=progress.say):
-        tracker = _connected(root, params)
+        tracker = patience.connected(root, params.registry.experiment)
         tracker.flush_pending()
         run = tracker.start_run(
             "flow", lineage.revision(root) | {"prefect_flow_run": str(flow_run.id), "stages": " ".join(targets)}, None
@@ -204,21 +203,6 @@ def distillation(stages: list[str] | None = None, force: bool = False) -> State[
         waiting = f"; not run: {', '.join(left)}" if left else ""
         raise UserError(f"failed: {', '.join(walk.failed)}{waiting}")
     return Completed(message=f"{len(steps)} stages up to date")
-
-
-def _connected(root: Path, params: Params) -> Tracker:
-    """The tracking service; as a task, which a schedule's run tries again."""
-
-    def connect() -> Tracker:
-        with quick_imports():
-            return Tracker.connect(root, params.registry.experiment)
-
-    retried = patience.options()
-    if not retried["retries"]:
-        return connect()
-    return task(name="connect", task_run_name="connect", cache_policy=NO_CACHE, persist_result=False, **retried)(
-        connect
-    )()
 
 
 def run(root: Path, stages: list[str], force: bool) -> None:

@@ -5,13 +5,11 @@ from pathlib import Path
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows import champion
+from flows import champion, patience
 from flows.supervised import supervised
-from tasks.environment import quick_imports
 from tasks.params import load
 from tasks.promotion.results import Promotion
 from tasks.promotion.telling import rows, say, sentence
-from tasks.tracking import Tracker
 
 
 @flow(name="promotion", retries=0, persist_result=False)
@@ -26,8 +24,7 @@ def promotion(serve_check: bool = False) -> Promotion:
     """
     root = Path.cwd()
     params = load(root)
-    with quick_imports():
-        tracker = Tracker.connect(root, params.registry.experiment)
+    tracker = patience.connected(root, params.registry.experiment)
     found = champion.promote(root, params, tracker, say, serve=serve_check)
     create_table_artifact(rows(found), key="gates", description=sentence(found))
     return found

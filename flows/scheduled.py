@@ -1,10 +1,12 @@
-"""Flows that schedules start and that have no other door into Prefect."""
+"""Flows as schedules start them: they take what the command line would have taken before."""
 
 from pathlib import Path
 
 from prefect import flow
 
-from flows import compare
+from flows import champion, compare
+from flows import promotion as decision
+from tasks.promotion.telling import say
 
 
 @flow(name="comparison", retries=0, persist_result=False)
@@ -22,3 +24,17 @@ def comparison(
         UserError: where something of it fails.
     """
     compare.compare(Path.cwd(), objectives or [], students or [], seeds, workers=None, dry_run=False, wait=True)
+
+
+@flow(name="promotion", retries=0, persist_result=False)
+def promotion(serve_check: bool = False) -> None:
+    """Holds the challenger of the project in the current folder against its champion.
+
+    Args:
+        serve_check: also start `mlflow models serve` and ask it.
+
+    Raises:
+        UserError: see `flows.promotion.promotion`.
+    """
+    with champion.locked(Path.cwd(), say):
+        decision.promotion.fn(serve_check)

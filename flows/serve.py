@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
 # Name in params.yaml -> where its flow is.
-FLOWS = {"distillation": "flows.pipeline.distillation", "comparison": "flows.scheduled.comparison"}
+FLOWS = {
+    "distillation": "flows.pipeline.distillation",
+    "promotion": "flows.scheduled.promotion",
+    "comparison": "flows.scheduled.comparison",
+}
 
 
 def serve(root: Path) -> int:

@@ -375,7 +375,7 @@ class Params(Config):
     gates: Gates = Gates()
     registry: Registry
     comparison: Comparison = Comparison()
-    schedules: dict[Literal["distillation", "comparison"], Schedule] = Field(
+    schedules: dict[Literal["distillation", "promotion", "comparison"], Schedule] = Field(
         {}, description="what `python -m flows serve` runs"
     )
 

@@ -150,3 +150,20 @@ def test_a_run_waits_for_a_server_that_comes_back_but_not_for_bad_parameters(fin
         params.write_text(params.read_text().replace("seed: 7", "seed: seven"))
         (finished.root / "data" / "incoming" / "batch.csv").write_text("a\n2\n")
         until(lambda: states_of(finished) == ["Failed", "Completed"])
+
+
+@pytest.mark.slow
+def test_promotions_and_comparisons_run_by_schedule_as_by_hand(finished: Project) -> None:
+    due = {"on_new_data": True}
+    finished.set_params(
+        schedules={"promotion": due, "comparison": due},
+        comparison={"methods": {"soft": {"objectives": [{"name": "kd"}]}}, "seeds": 1},
+    )
+    with served(finished):
+        (finished.root / "data" / "incoming" / "batch.csv").write_text("a\n1\n")
+        until(lambda: states_of(finished) == ["Completed", "Completed"])
+    runs = {"any_": [run["id"] for run in scheduled_runs(finished)]}
+    found = finished.prefect("artifacts/filter", artifacts={"flow_run_id": runs})
+    assert "gates" in {artifact["key"] for artifact in found}
+    assert (finished.root / "reports" / "promotion.json").exists()
+    assert list((finished.root / "reports").glob("comparison*"))
