@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distillery.metrics import Difference, Interval
-from distillery.schema import Schema, Target
-from distillery.scores import MAIN
+from distillery.schema import MAIN, Schema, Target
 
 Doubles = npt.NDArray[np.float64]
 Outputs = npt.NDArray[np.floating[Any]]

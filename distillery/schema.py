@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 UNLABELLED = -1  # the class number of a row without a label; elsewhere NaN stands for what is not known
 
 Kind = Literal["classes", "labels", "number"]
+# How good a model is at a target of some kind, higher is better; the first is the main figure.
+METRICS: dict[Kind, tuple[str, ...]] = {
+    "classes": ("accuracy", "macro_f1"),
+    "labels": ("micro_f1", "macro_f1"),
+    "number": ("r2",),
+}
+MAIN: dict[Kind, str] = {kind: figures[0] for kind, figures in METRICS.items()}
 
 
 class Input(Config):

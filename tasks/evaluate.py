@@ -16,8 +16,8 @@ from distillery.errors import UserError
 from distillery.inference import open_session
 from distillery.inference import predict as predict_by_onnx
 from distillery.saved import load_model, predict
+from distillery.schema import METRICS
 from tasks.measuring import Outputs, Ruler, SplitName
-from tasks.params import METRICS
 from tasks.results import (
     Ablation,
     Candidate,

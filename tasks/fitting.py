@@ -15,7 +15,7 @@ from distillery.objectives.loss import Loss
 from distillery.objectives.registry import build
 from distillery.sampling import Rows, batches
 from distillery.saved import save_model
-from distillery.scores import MAIN
+from distillery.schema import MAIN
 from distillery.signals import Teacher
 from distillery.starts import from_checkpoint, from_run
 from distillery.training import Outcome, class_weights, train

@@ -11,8 +11,8 @@ from distillery import metrics, resampling
 from distillery import scores as epoch_scores
 from distillery.columns import Columns
 from distillery.resampling import Figure
-from distillery.schema import Schema, Target
-from tasks.params import METRICS, Evaluate
+from distillery.schema import METRICS, Schema, Target
+from tasks.params import Evaluate
 from tasks.results import (
     ClassScores,
     Comparison,

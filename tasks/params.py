@@ -27,7 +27,7 @@ from distillery.config import (
 )
 from distillery.errors import UserError
 from distillery.objectives.configs import FITS, OVER_BATCH, ObjectiveConfig
-from distillery.schema import Kind
+from distillery.schema import MAIN, METRICS, Kind
 from tasks.combinations import check_models, check_scheme, check_store
 
 FILE = "params.yaml"
@@ -260,14 +260,6 @@ class Export(Config):
     )
 
 
-# Of one target; the first is the main one.
-METRICS: dict[Kind, tuple[str, ...]] = {
-    "classes": ("accuracy", "macro_f1"),
-    "labels": ("micro_f1", "macro_f1"),
-    "number": ("r2",),
-}
-
-
 class Evaluate(Config):
     """How results are told."""
 
@@ -432,7 +424,7 @@ class Params(Config):
     def primary(self) -> str:
         """The metric that decides: of the only target, or the mean of the main ones."""
         kinds = tuple(self.data.columns.targets.values())
-        return self.evaluate.primary or ("score" if len(kinds) > 1 else METRICS[kinds[0]][0])
+        return self.evaluate.primary or ("score" if len(kinds) > 1 else MAIN[kinds[0]])
 
     @model_validator(mode="after")
     def _inputs_exist(self) -> Self:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillery.schema import Schema
+from distillery.schema import MAIN, Schema
 from tasks import charts, wording
 from tasks.results import EVALUATION, SHIPPED, ClassScores, Evaluation, NumberScores, Shipped, title
 from tasks.stage import Stage, Summary
@@ -35,6 +35,7 @@ def run(stage: Stage) -> Summary:
         "params": stage.params,
         "wording": wording,
         "title": title,
+        "metrics": MAIN,
     }
     page = templates(html=True).get_template("report.html.jinja")
     stage.output("reports/report.html").write_text(

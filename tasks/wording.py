@@ -15,7 +15,6 @@ METRIC = {
     "r2": "R²",
     "score": "mean score",
 }
-MAIN: dict[Kind, str] = {"classes": "accuracy", "labels": "micro_f1", "number": "r2"}
 
 
 def percent(value: float | None, digits: int = 1) -> str:

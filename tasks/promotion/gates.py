@@ -10,10 +10,9 @@ import numpy.typing as npt
 from distillery import metrics, resampling
 from distillery.columns import Columns
 from distillery.metrics import Difference
-from distillery.schema import Target
-from distillery.scores import MAIN
+from distillery.schema import MAIN, METRICS, Target
 from tasks import wording
-from tasks.params import METRICS, Evaluate, Gates
+from tasks.params import Evaluate, Gates
 from tasks.promotion.results import Gate
 from tasks.promotion.scoring import Outputs, Subject
 
