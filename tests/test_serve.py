@@ -1,6 +1,7 @@
 """Promises of schedules: due once, run once, made up for once, tried again only where that helps."""
 
 import contextlib
+import re
 import signal
 import sys
 import threading
@@ -15,8 +16,10 @@ import pytest
 import yaml
 from prefect.flows import Flow
 
+from distillery.errors import UserError
 from flows.arrivals import watch
 from flows.serve import FLOWS
+from tasks.params import parse
 from tests.mlflow_server import free_port, server_arguments, serving
 from tests.projects import Gate, Project, until
 
@@ -167,3 +170,24 @@ def test_promotions_and_comparisons_run_by_schedule_as_by_hand(finished: Project
     assert "gates" in {artifact["key"] for artifact in found}
     assert (finished.root / "reports" / "promotion.json").exists()
     assert list((finished.root / "reports").glob("comparison*"))
+
+
+def test_the_schedules_that_operate_md_shows_are_valid() -> None:
+    text = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL) if "schedules:" in block)
+    document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")) | yaml.safe_load(block)
+    assert parse(document).schedules.keys() <= FLOWS.keys()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        ({}, "give a cron, or on_new_data: true"),
+        ({"cron": "at three"}, "five fields"),
+        ({"cron": "0 3 * * 1", "timezone": "Mars"}, "is no time zone"),
+    ],
+)
+def test_a_schedule_that_cannot_come_due_is_told(schedule: dict[str, Any], told: str) -> None:
+    document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    with pytest.raises(UserError, match=told):
+        parse(document | {"schedules": {"distillation": schedule}})
