@@ -78,6 +78,51 @@ def test_a_mistake_is_told_by_the_path_of_its_key(path, value, message):
         parse(changed(path, value))
 
 
+NUMBER = {"inputs": ["image"], "target": {"ink": "number"}}
+SEVERAL = {"inputs": ["image"], "target": {"label": "classes", "tags": "labels"}}
+MSE = [{"name": "mse_teacher"}, {"name": "mse"}]
+
+
+@pytest.mark.parametrize(
+    ("columns", "changes", "message"),
+    [
+        (NUMBER, {}, "kd is about classes, and ink is number: take mse or mse_teacher"),
+        (NUMBER, {"distill.objectives": [{"name": "dkd"}]}, "dkd is about classes, and ink is number"),
+        (NUMBER, {"distill.objectives": MSE, "evaluate.primary": "accuracy"}, "accuracy is not measured here; take r2"),
+        (NUMBER, {"distill.objectives": MSE, "finetune.training.monitor": "macro_f1"}, "finetune.training.monitor"),
+        (NUMBER, {"distill.objectives": MSE, "finetune.training.balance": "sampling"}, "sampling is for one target"),
+        (NUMBER, {"distill.objectives": MSE, "distill.mixing": {"name": "confidence"}}, "take mean or fixed"),
+        (NUMBER, {"distill.objectives": MSE, "soft_targets.dtype": "float16"}, "float16"),
+        (SEVERAL, {}, "with several targets name a list for each of label, tags"),
+        (SEVERAL, {"distill.objectives": {"label": [{"name": "kd"}]}}, "a list for each target and no other"),
+        (
+            SEVERAL,
+            {"distill.objectives": {"label": [{"name": "kd"}], "tags": [{"name": "kd"}]}},
+            "kd is about classes, and tags is labels: take .*multilabel_kd",
+        ),
+        (
+            SEVERAL,
+            {
+                "distill.objectives": {"label": [{"name": "kd"}], "tags": [{"name": "multilabel_kd"}]},
+                "distill.weighting": {"name": "fixed", "weights": {"label": 1}},
+            },
+            "weighting.weights must name just the targets: label, tags",
+        ),
+        (DOCUMENT["data"]["columns"], {"student.inputs": ["sound"]}, "student.inputs: 'sound' is not among"),
+    ],
+)
+def test_what_does_not_fit_the_targets_is_refused(columns, changes, message):
+    document = changed("data.columns", columns)
+    for path, value in changes.items():
+        section = document
+        *parents, last = path.split(".")
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    with pytest.raises(UserError, match=message):
+        parse(document)
+
+
 def test_a_loss_over_the_batch_is_refused_under_accumulation():
     document = changed("distill.training.accumulate", 2)
     assert parse(document).distill.training.accumulate == 2
