@@ -3,8 +3,20 @@
 import re
 from typing import TYPE_CHECKING
 
-from distillery.config import Api, Augmentation, CustomModel, Exits, Fixed, FromCheckpoint, FromTeacher, SavedModel
-from distillery.objectives.configs import needs_features
+from distillery.config import (
+    Api,
+    Augmentation,
+    Confidence,
+    CustomModel,
+    Exits,
+    Fixed,
+    FixedTasks,
+    FromCheckpoint,
+    FromTeacher,
+    SavedModel,
+)
+from distillery.objectives.configs import FITS, needs_features
+from distillery.schema import METRICS
 
 if TYPE_CHECKING:
     from tasks.params import Distill, Params
@@ -104,3 +116,93 @@ def check_store(params: "Params") -> None:
             "distill.training.augment changes what soft_targets.views shows, and the student would see something else "
             "than the teacher did: leave out one of them"
         )
+
+
+def check_targets(params: "Params") -> None:
+    """What each target can be taught by, and how targets are weighed.
+
+    Raises:
+        ValueError: with the key, the reason and the mend.
+    """
+    kinds = params.data.columns.targets
+    given = params.distill.objectives
+    if len(kinds) > 1 and not isinstance(given, dict):
+        raise ValueError(f"distill.objectives: with several targets name a list for each of {', '.join(kinds)}")
+    by_target = given if isinstance(given, dict) else {next(iter(kinds)): given}
+    if set(by_target) != set(kinds):
+        raise ValueError(f"distill.objectives must have a list for each target and no other: {', '.join(kinds)}")
+    for target, objectives in by_target.items():
+        for objective in objectives:
+            fits = FITS[objective.name]
+            if kinds[target] not in fits:
+                raise ValueError(
+                    f"distill.objectives: {objective.name} is about {fits[0]}, and {target} is {kinds[target]}: "
+                    f"take {', '.join(name for name, of in FITS.items() if of == (kinds[target],))} or mse_teacher"
+                )
+    weighting = params.distill.weighting
+    if isinstance(weighting, FixedTasks) and set(weighting.weights) != set(kinds):
+        raise ValueError(f"distill.weighting.weights must name just the targets: {', '.join(kinds)}")
+    if isinstance(params.distill.mixing, Confidence) and set(kinds.values()) != {"classes"}:
+        raise ValueError("distill.mixing: confidence compares what teachers say of classes: take mean or fixed")
+
+
+def check_trainings(params: "Params") -> None:
+    """How a training can be watched and balanced, given what is predicted.
+
+    Raises:
+        ValueError: with the key, the reason and the mend.
+    """
+    kinds = tuple(params.data.columns.targets.values())
+    trainings = {f"teachers.{key}": each.training for key, each in params.teachers.items()}
+    for where, training in {
+        **trainings,
+        "distill": params.distill.training,
+        "finetune": params.finetune.training,
+    }.items():
+        if training.monitor in ("accuracy", "macro_f1") and kinds != ("classes",):
+            raise ValueError(f"{where}.training.monitor: {training.monitor} is of one target with classes: take score")
+        if training.balance == "sampling" and kinds != ("classes",):
+            raise ValueError(f"{where}.training.balance: sampling is for one target with classes")
+
+
+def check_primary(params: "Params") -> None:
+    """What can decide which student ships.
+
+    Raises:
+        ValueError: with the key, the reason and the mend.
+    """
+    kinds, primary = tuple(params.data.columns.targets.values()), params.evaluate.primary
+    allowed = ("score",) if len(kinds) > 1 else METRICS[kinds[0]]
+    if primary is not None and primary not in allowed:
+        raise ValueError(f"evaluate.primary: {primary} is not measured here; take {' or '.join(allowed)}")
+
+
+def check_inputs(params: "Params") -> None:
+    """That whoever reads some columns finds them.
+
+    Raises:
+        ValueError: with the key, the reason and the mend.
+    """
+    readers = {f"teachers.{key}": each.inputs for key, each in params.teachers.items()}
+    readers |= {f"distill.peers.{key}": each.inputs for key, each in params.distill.peers.items()}
+    for where, inputs in {**readers, "student": params.student.inputs}.items():
+        for name in inputs or ():
+            if name not in params.data.columns.inputs:
+                raise ValueError(
+                    f"{where}.inputs: {name!r} is not among data.columns.inputs: "
+                    f"{', '.join(params.data.columns.inputs)}"
+                )
+
+
+def check_teachers(params: "Params") -> None:
+    """That teachers have sound names, and those listened to exist.
+
+    Raises:
+        ValueError: with the key, the reason and the mend.
+    """
+    for key in params.teachers:
+        if not re.fullmatch(r"[a-z0-9_-]+", key):
+            raise ValueError(f"teachers.{key}: a teacher's key may hold a-z, 0-9, _ and - only")
+    for key in params.distill.teachers:
+        if key not in params.teachers:
+            raise ValueError(f"distill.teachers: {key!r} is not among teachers: {', '.join(params.teachers)}")

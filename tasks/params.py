@@ -10,11 +10,9 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from distillery.config import (
     Augmentation,
-    Confidence,
     Config,
     Equal,
     Fixed,
-    FixedTasks,
     Mean,
     Mixing,
     ModelConfig,
@@ -26,9 +24,18 @@ from distillery.config import (
     TrainingConfig,
 )
 from distillery.errors import UserError
-from distillery.objectives.configs import FITS, OVER_BATCH, ObjectiveConfig
-from distillery.schema import MAIN, METRICS, Kind
-from tasks.combinations import check_models, check_scheme, check_store
+from distillery.objectives.configs import OVER_BATCH, ObjectiveConfig
+from distillery.schema import MAIN, Kind
+from tasks.combinations import (
+    check_inputs,
+    check_models,
+    check_primary,
+    check_scheme,
+    check_store,
+    check_targets,
+    check_teachers,
+    check_trainings,
+)
 
 FILE = "params.yaml"
 BUILT_IN_SOURCES = ("mnist5k", "digits", "diabetes", "multifeat")
@@ -372,52 +379,17 @@ class Params(Config):
     )
 
     @model_validator(mode="after")
-    def _objectives_fit_the_targets(self) -> Self:
-        kinds = self.data.columns.targets
-        given = self.distill.objectives
-        if len(kinds) > 1 and not isinstance(given, dict):
-            raise ValueError(f"distill.objectives: with several targets name a list for each of {', '.join(kinds)}")
-        by_target = given if isinstance(given, dict) else {next(iter(kinds)): given}
-        if set(by_target) != set(kinds):
-            raise ValueError(f"distill.objectives must have a list for each target and no other: {', '.join(kinds)}")
-        for target, objectives in by_target.items():
-            for objective in objectives:
-                fits = FITS[objective.name]
-                if kinds[target] not in fits:
-                    raise ValueError(
-                        f"distill.objectives: {objective.name} is about {fits[0]}, and {target} is {kinds[target]}: "
-                        f"take {', '.join(name for name, of in FITS.items() if of == (kinds[target],))} or mse_teacher"
-                    )
-        weighting = self.distill.weighting
-        if isinstance(weighting, FixedTasks) and set(weighting.weights) != set(kinds):
-            raise ValueError(f"distill.weighting.weights must name just the targets: {', '.join(kinds)}")
-        if isinstance(self.distill.mixing, Confidence) and set(kinds.values()) != {"classes"}:
-            raise ValueError("distill.mixing: confidence compares what teachers say of classes: take mean or fixed")
-        return self
-
-    @model_validator(mode="after")
-    def _trainings_fit_the_targets(self) -> Self:
-        kinds = tuple(self.data.columns.targets.values())
-        trainings = {f"teachers.{key}": each.training for key, each in self.teachers.items()}
-        for where, training in {
-            **trainings,
-            "distill": self.distill.training,
-            "finetune": self.finetune.training,
-        }.items():
-            if training.monitor in ("accuracy", "macro_f1") and kinds != ("classes",):
-                raise ValueError(
-                    f"{where}.training.monitor: {training.monitor} is of one target with classes: take score"
-                )
-            if training.balance == "sampling" and kinds != ("classes",):
-                raise ValueError(f"{where}.training.balance: sampling is for one target with classes")
-        return self
-
-    @model_validator(mode="after")
-    def _primary_fits_the_targets(self) -> Self:
-        kinds, primary = tuple(self.data.columns.targets.values()), self.evaluate.primary
-        allowed = ("score",) if len(kinds) > 1 else METRICS[kinds[0]]
-        if primary is not None and primary not in allowed:
-            raise ValueError(f"evaluate.primary: {primary} is not measured here; take {' or '.join(allowed)}")
+    def _parts_go_together(self) -> Self:
+        for check in (
+            check_targets,
+            check_trainings,
+            check_primary,
+            check_inputs,
+            check_teachers,
+            check_models,
+            check_store,
+        ):
+            check(self)
         return self
 
     @property
@@ -425,31 +397,6 @@ class Params(Config):
         """The metric that decides: of the only target, or the mean of the main ones."""
         kinds = tuple(self.data.columns.targets.values())
         return self.evaluate.primary or ("score" if len(kinds) > 1 else MAIN[kinds[0]])
-
-    @model_validator(mode="after")
-    def _inputs_exist(self) -> Self:
-        readers = {f"teachers.{key}": each.inputs for key, each in self.teachers.items()}
-        readers |= {f"distill.peers.{key}": each.inputs for key, each in self.distill.peers.items()}
-        for where, inputs in {**readers, "student": self.student.inputs}.items():
-            for name in inputs or ():
-                if name not in self.data.columns.inputs:
-                    raise ValueError(
-                        f"{where}.inputs: {name!r} is not among data.columns.inputs: "
-                        f"{', '.join(self.data.columns.inputs)}"
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _teachers_exist(self) -> Self:
-        for key in self.teachers:
-            if not re.fullmatch(r"[a-z0-9_-]+", key):
-                raise ValueError(f"teachers.{key}: a teacher's key may hold a-z, 0-9, _ and - only")
-        for key in self.distill.teachers:
-            if key not in self.teachers:
-                raise ValueError(f"distill.teachers: {key!r} is not among teachers: {', '.join(self.teachers)}")
-        check_models(self)
-        check_store(self)
-        return self
 
 
 def _path(location: tuple[int | str, ...]) -> list[str]:
