@@ -176,19 +176,25 @@ def _judged(
         return scoring.Subject.measure(files.title, files.onnx, scoring.schema_of(files.description), columns)
 
     own = registered_files(folder, version)
-    subject = measured(own)
+    subject = measured(own).require_all(columns)
     reference_data = None
     if champion is not None:
         other = tracker.client.get_model_version(version.name, champion)
         place = kept.enter_context(downloaded(root, tracker, other))
-        reference = measured(registered_files(place, other))
+        try:
+            reference = measured(registered_files(place, other)).require_all(columns)
+        except UserError as error:
+            raise UserError(
+                f"the champion cannot be held against the challenger: {error}; take its alias away in MLflow, and the "
+                "challenger is judged as a first one"
+            ) from error
         reference_data = descent.data_of(place / descent.FOLDER)
         overlap = descent.seen(place / descent.FOLDER, columns.keys)
         if overlap:
             notes.append(f"the champion was trained on {overlap} of the test rows, so its figures are too good")
     else:
         alone = Files("the student alone", folder / descent.FOLDER / descent.ALONE, own.description, own.weights)
-        reference = measured(alone)
+        reference = measured(alone).require_all(columns)
     # Of several the first, as in the report.
     teacher = None
     for taught in _teachers(tracker, version)[:1]:

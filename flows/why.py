@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 FILES = ("onnx_sha256", "weights_sha256")
+SOFT_TARGETS = "data/soft_targets"
 SHOWN = ("seed", "data", "teachers", "student", "distill", "finetune")
 
 
@@ -66,10 +67,10 @@ def collect(root: Path, tracker: Tracker, version: "ModelVersion") -> dict[str, 
             known, hashes = descent.data_of(folder), descent.hashes(folder / descent.LOCK)
             file = folder / FILE
             parameters = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-        soft_targets = {path: value for path, value in hashes.items() if path.startswith("data/soft_targets")}
+        soft_targets = {path: value for path, value in hashes.items() if path.startswith(f"{SOFT_TARGETS}/")}
         data = {} if known is None else known.model_dump()
         used = {path for path in hashes if path.startswith("data/") or path == parameters["data"]["path"]}
-        data["dvc"] = {path: hashes[path] for path in sorted(used - soft_targets.keys())}
+        data["dvc"] = {path: hashes[path] for path in sorted(used - soft_targets.keys() - {SOFT_TARGETS})}
     moves = [move for move in Ledger(tracker, name).history() if number in (move.before, move.after)]
     return {
         "model": name,
@@ -110,15 +111,18 @@ def _of_file(tracker: Tracker, path: Path) -> "ModelVersion":
 
 def _stages(tracker: Tracker, flow: str) -> dict[str, dict[str, str]]:
     """Stage -> the run that computed it: of this flow, or of the earlier one whose result was kept or restored."""
-    run = tracker.client.get_run(flow)
+    client = tracker.client
+    run = client.get_run(flow)
     found = {}
-    for child in tracker.client.search_runs([run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{flow}'"):
+    for child in client.search_runs([run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{flow}'"):
         if "stage" in child.data.tags and child.info.status == "FINISHED":
             found[child.data.tags["stage"]] = {"run": child.info.run_id, "how": "computed"}
     for tag, origin in run.data.tags.items():
         how, _, stage = tag.partition(".")
         if how in ("cached", "restored"):
-            found[stage] = {"run": origin, "how": how}
+            # A tag's name may not hold every sign of a stage's name.
+            name = stage if origin == "unknown" else client.get_run(origin).data.tags["stage"]
+            found[name] = {"run": origin, "how": how}
     return dict(sorted(found.items()))
 
 

@@ -233,7 +233,10 @@ class Ledger:
         now = self.alias(CHAMPION)
         if others:
             self._close(run, UNDONE)
-            raise UserError(f"{others[0].who} is moving the champion of {self.model} right now; try again in a minute")
+            raise UserError(
+                f"{others[0].who} is moving the champion of {self.model} right now; try again in a minute "
+                f"(a move that died is settled {LEASE_SECONDS / 60:.0f} minutes after it began)"
+            )
         if len(mine) != 1 or now != before:
             self._close(run, UNDONE)
             raise UserError(

@@ -66,6 +66,17 @@ class Subject:
         }
         return cls(title, onnx, reading, answers)
 
+    def require_all(self, columns: Columns) -> "Subject":
+        """Itself, where it predicts every target of the test set.
+
+        Raises:
+            UserError: where it does not.
+        """
+        missing = [name for name in columns.schema.targets if name not in self.answers]
+        if missing:
+            raise UserError(f"{self.title} does not predict {', '.join(missing)}, which the present data ask for")
+        return self
+
     @property
     def size(self) -> int:
         """Bytes of the file."""

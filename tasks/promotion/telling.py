@@ -23,16 +23,11 @@ def sentence(found: Promotion) -> str:
     if found.outcome == "unchanged":
         return f"{found.reasons[0]}: nothing to do."
     if found.outcome == "promoted":
-        return f"{found.model} version {found.challenger} is champion now, instead of {_champion(found)}."
-    failed = len(found.reasons)
-    return (
-        f"{found.model} version {found.challenger} is not promoted, {_champion(found)} stays: it fails "
-        f"{failed} of {len(found.gates)} gates."
-    )
-
-
-def _champion(found: Promotion) -> str:
-    return f"version {found.champion}" if found.champion else "none"
+        instead = f", instead of version {found.champion}" if found.champion else ", the first one"
+        return f"{found.model} version {found.challenger} is champion now{instead}."
+    stays = f"version {found.champion} stays champion" if found.champion else "there is still no champion"
+    failed = f"it fails {len(found.reasons)} of {len(found.gates)} gates"
+    return f"{found.model} version {found.challenger} is not promoted, {stays}: {failed}."
 
 
 def rows(found: Promotion) -> list[dict[str, str]]:
