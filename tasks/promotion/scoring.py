@@ -60,7 +60,7 @@ class Subject:
         if not np.isfinite(outputs).all():
             raise UserError(f"{title}: outputs are not finite; it cannot be judged")
         answers = {
-            name: _aligned(outputs[:, schema.part(name)], schema.targets[name], spec)
+            name: aligned(outputs[:, schema.part(name)], schema.targets[name], spec)
             for name, spec in columns.schema.targets.items()
             if name in schema.targets and schema.targets[name].kind == spec.kind
         }
@@ -83,7 +83,7 @@ class Subject:
         return self.onnx.stat().st_size
 
 
-def _aligned(outputs: Outputs, own: Target, asked: Target) -> Outputs:
+def aligned(outputs: Outputs, own: Target, asked: Target) -> Outputs:
     """Answers in the order of the test set's names: of a name the model lacks never, of one too many behind them."""
     if own.names == asked.names:
         return outputs
