@@ -11,7 +11,7 @@ from flows import serving
 from flows.models import Files, downloaded, registered_files
 from flows.registry import ALIAS
 from tasks.environment import quick_imports
-from tasks.mlflow_service import first_line, texts
+from tasks.mlflow_service import AwayError, first_line, health_problem, is_http, texts
 from tasks.params import Params
 from tasks.promotion import descent
 from tasks.promotion.ledger import CHAMPION, PREVIOUS, Ledger
@@ -64,7 +64,8 @@ def settled(root: Path, tracker: Tracker, model: str, say: Say) -> Iterator[Ledg
                 say(told)
             yield ledger
         except MlflowException as error:
-            raise UserError(
+            is_away = is_http(tracker.uri) and health_problem(tracker.uri) is not None
+            raise (AwayError if is_away else UserError)(
                 f"the registry failed half-way ({first_line(error)}); the champion is the old or the new one, and "
                 "`python -m flows history` finishes or undoes the move once the registry answers"
             ) from error

@@ -229,6 +229,30 @@ def test_a_changed_student_is_a_new_version_and_the_old_one_comes_back(root: Pat
     assert challenger(tracker, "student") == "1"
 
 
+def test_a_version_that_does_not_say_on_which_rows_it_was_trained_is_registered_anew(
+    root: Path, tracker: Tracker
+) -> None:
+    register(root, tracker, None)
+    # As versions of earlier releases are.
+    tracker.client.delete_model_version_tag("student", "1", "rows")
+    assert [(one.version, one.is_new) for one in register(root, tracker, None)] == [("1", False), ("2", True)]
+    assert challenger(tracker, "student") == "2"
+
+
+def test_a_version_keeps_what_it_descends_from(registered: Tracker, tmp_path: Path) -> None:
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/student@{ALIAS}/lineage", dst_path=str(tmp_path)))
+    for name in ("dvc.lock", "params.yaml"):
+        assert (folder / name).read_bytes() == (registered.root / name).read_bytes()
+    np.testing.assert_array_equal(np.load(folder / "train-keys.npy"), np.arange(10, 15))
+    np.testing.assert_array_equal(np.load(folder / "validation-keys.npy"), np.arange(5, 10))
+    np.testing.assert_allclose(
+        np.load(folder / "example_output.npy"), answer_of_onnx_runtime(registered.root)[:1], rtol=1e-6
+    )
+    alone = registered.root / "models" / "onnx" / "baseline.onnx"
+    assert (folder / "alone.onnx").read_bytes() == alone.read_bytes()
+    assert json.loads((folder / "data.json").read_text())["splits"]["train"] == {"rows": 5, "labelled": 5}
+
+
 @pytest.mark.parametrize(
     "moment",
     [

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from distillery.errors import UserError
-from tasks.mlflow_service import experiment_id, texts
+from tasks.mlflow_service import clean_key, experiment_id, texts
 from tasks.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -189,10 +189,13 @@ class Ledger:
         files: Sequence[Path] = (),
     ) -> Iterator[str]:
         """What `move` does, step by step; after each the old or the new champion stands, and `settle` does the rest."""
+        from mlflow.entities import Metric
+
         run = self._open(action, before, after, why, INTENDED)
         yield "announced"
-        for name, value in (figures or {}).items():
-            self._client.log_metric(run, name, value, self._now())
+        now = self._now()
+        metrics = [Metric(clean_key(name), value, now, 0) for name, value in (figures or {}).items()]
+        self._client.log_batch(run, metrics)
         for file in files:
             self._client.log_artifact(run, str(file))
         yield "described"
