@@ -30,11 +30,18 @@ class Project:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        project = cls(folder, environment)
+        project = cls.at(folder)
         project.run("git", "init", "--quiet")
         return project
+
+    @classmethod
+    def at(cls, folder: Path) -> "Project":
+        """A copy that was made before."""
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        # The copy's own code runs there, not that of who asks.
+        environment["PYTHONPATH"] = str(folder)
+        return cls(folder, environment)
 
     def run(self, *command: str) -> None:
         """Runs a command there.
