@@ -281,7 +281,8 @@ class Evaluate(Config):
 class Gates(Config):
     """What a challenger must show before it replaces the champion; every figure is taken on the present test set.
 
-    A first champion is held against the student alone instead, need not be better, and has to reach `min_retention`.
+    A first champion is held against the student alone instead: it need not be better, its differences are taken as they
+    are, without intervals, and it has to reach `min_retention`.
     """
 
     require: Literal["superior", "non_inferior"] = Field(

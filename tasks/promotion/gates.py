@@ -100,7 +100,8 @@ class Judge:
         low, high, margin = difference.low, difference.high, self.gates.max_loss
         span = f"{wording.points(low)} to {wording.points(high)} points"
         limit = f"loses no more than {wording.percent(margin)}"
-        passed = low >= -margin
+        # A champion is not risked for what may be noise; where nobody serves yet, there is nothing to risk.
+        passed = (difference.value if self.is_first else low) >= -margin
         said = f"{name} is {wording.percent(ours)} against {wording.percent(theirs)}, a difference of {span}"
         if name == self.primary and self.gates.require == "superior" and not self.is_first:
             limit = "better beyond noise"
