@@ -111,7 +111,11 @@ def register(root: Path, tracker: Tracker, parent_run: str | None) -> list[Regis
             name=params.registry.student,
             onnx=folder / "model.onnx",
             folder=folder,
-            extras=(*sorted(folder.glob("*.int8.onnx")), *([card] if card.exists() else [])),
+            extras=(
+                *sorted(folder.glob("*.int8.onnx")),
+                *sorted(folder.glob("exit-*.onnx")),
+                *([card] if card.exists() else []),
+            ),
             tags=shared
             | _scores(evaluation, chosen)
             | _dvc_hash(root, "models/student")

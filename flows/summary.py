@@ -35,7 +35,7 @@ def show(root: Path, console: "Console") -> None:
 
 
 def _table(evaluation: Evaluation, *, narrow: bool) -> "Table":
-    """One line a model, one more for each int8 variant; `narrow` leaves out intervals and throughput."""
+    """One line a model, one more for each int8 variant and each exit; `narrow` leaves out intervals and throughput."""
     from rich import box
     from rich.table import Table
 
@@ -62,6 +62,8 @@ def _table(evaluation: Evaluation, *, narrow: bool) -> "Table":
         )
         if model.int8 is not None:
             table.add_row(*cells("  int8", model.int8.test, model.int8, "", narrow=narrow), style="dim")
+        for number, early in enumerate(model.exits, 1):
+            table.add_row(*cells(f"  exit {number}", early.test, early, "", narrow=narrow), style="dim")
     return table
 
 

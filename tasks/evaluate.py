@@ -71,8 +71,14 @@ def run(stage: Stage) -> Summary:
         for split, columns in splits.items()
     }
     files = _onnx_files(exported, [candidate.name for candidate in todo if candidate.exported])
-    reading = {name: splits["test"].select(networks[name.removesuffix(".int8")].schema) for name in files}
-    times = timing.measure({name: (stage.path(file), reading[name]) for name, file in files.items()})
+    reading = {name: splits["test"].select(network.schema) for name, network in networks.items()}
+    times = timing.measure(
+        {
+            variant: (stage.path(file), reading[name])
+            for name, variants in files.items()
+            for variant, file in variants.items()
+        }
+    )
     ruler = Ruler(settings)
 
     def scores(name: str, found: Outputs, split: SplitName) -> Scores:
@@ -80,12 +86,13 @@ def run(stage: Stage) -> Summary:
         return ruler.scores(found, splits[split], splits[split].schema, heard)
 
     def deployed(name: str, variant: str) -> Deployed | None:
-        if variant not in files:
+        file = files.get(name, {}).get(variant)
+        if file is None:
             return None
-        found = predict_by_onnx(open_session(stage.path(files[variant])), reading[variant])
+        found = predict_by_onnx(open_session(stage.path(file)), reading[name])
         return Deployed(
-            file=files[variant],
-            size=stage.path(files[variant]).stat().st_size,
+            file=file,
+            size=stage.path(file).stat().st_size,
             test=scores(name, found, "test"),
             **asdict(times[variant]),
         )
@@ -101,6 +108,12 @@ def run(stage: Stage) -> Summary:
             test=scores(candidate.name, outputs["test"][candidate.name], "test"),
             onnx=deployed(candidate.name, candidate.name),
             int8=deployed(candidate.name, f"{candidate.name}.int8"),
+            exits=tuple(
+                found
+                for variant in files.get(candidate.name, {})
+                if variant.startswith(f"{candidate.name}-exit-")
+                and (found := deployed(candidate.name, variant)) is not None
+            ),
         )
         for candidate in todo
     }
@@ -145,16 +158,16 @@ def _finite(outputs: Outputs, name: str) -> Outputs:
     return outputs
 
 
-def _onnx_files(exported: ExportReport, names: list[str]) -> dict[str, str]:
-    """`<candidate>` and, where it was kept, `<candidate>.int8` -> file relative to the project."""
+def _onnx_files(exported: ExportReport, names: list[str]) -> dict[str, dict[str, str]]:
+    """Candidate -> its files relative to the project, by their names: itself, `.int8` and `-exit-1` where there are."""
     files = {}
     for name in names:
         if name not in exported.models:
             raise UserError(f"models/onnx has no {name}; run `python -m flows run export`")
         model = exported.models[name]
-        files[name] = f"models/onnx/{model.file}"
-        if model.int8 is not None and model.int8.file is not None:
-            files[f"{name}.int8"] = f"models/onnx/{model.int8.file}"
+        int8 = [] if model.int8 is None or model.int8.file is None else [model.int8.file]
+        listed = [model.file, *int8, *(each.file for each in model.exits)]
+        files[name] = {file.removesuffix(".onnx"): f"models/onnx/{file}" for file in listed}
     return files
 
 
@@ -180,6 +193,8 @@ def _ship(stage: Stage, models: dict[str, Measured], primary: str) -> Shipped:
     _copy(stage.path(model.onnx.file), folder / "model.onnx")
     if model.int8 is not None:
         _copy(stage.path(model.int8.file), folder / "model.int8.onnx")
+    for number, early in enumerate(model.exits, 1):
+        _copy(stage.path(early.file), folder / f"exit-{number}.onnx")
     metrics = dict.fromkeys([primary, *_headline_metrics(model.test)])
     shipped = Shipped(
         candidate=chosen,

@@ -6,7 +6,9 @@ import numpy as np
 
 from distillery.columns import Columns
 from distillery.errors import UserError
+from distillery.exits import shortened
 from distillery.inference import open_session, predict
+from distillery.models import Network
 from distillery.onnx_export import Check, check, digest, export, quantise
 from distillery.saved import load_model
 from distillery.saved import predict as predict_by_pytorch
@@ -16,7 +18,10 @@ from tasks.stage import Stage, Summary
 
 
 def run(stage: Stage) -> Summary:
-    """Reads the saved models and all splits, writes `models/onnx/<candidate>[.int8].onnx` and `export.json`."""
+    """Reads the saved models and all splits, writes `models/onnx/<candidate>[.int8].onnx` and `export.json`.
+
+    A student that keeps its exits gets a shorter file for each, `<candidate>-exit-1.onnx` for the shallowest.
+    """
     folder = stage.output("models/onnx")
     folder.mkdir()
     splits = {name: Columns.open(stage.path(f"data/prepared/{name}")) for name in ("train", "validation", "test")}
@@ -25,23 +30,16 @@ def run(stage: Stage) -> Summary:
     for candidate in stage.progress.track(todo, "Exporting to ONNX", len(todo)):
         network = load_model(stage.path(candidate.folder))
         reading = {name: columns.select(network.schema) for name, columns in splits.items()}
-        expected = predict_by_pytorch(network, reading["test"])
-        file = folder / f"{candidate.name}.onnx"
-        export(network, file)
-        found = check(file, expected, reading["test"])
-        outputs = predict(open_session(file), reading["validation"])
-        score = _score(outputs, reading["validation"])
-        models[candidate.name] = ExportedModel(
-            file=file.name,
-            size=file.stat().st_size,
-            sha256=digest(file),
-            largest_difference=_rounded(found.largest_difference),
-            equal_argmax=found.equal_argmax,
-            score=score,
-            int8=_int8(stage, file, score, outputs, reading)
-            if candidate.is_student and stage.params.export.int8
-            else None,
+        int8 = candidate.is_student and stage.params.export.int8
+        model = _exported(stage, network, folder / f"{candidate.name}.onnx", reading, int8=int8)
+        exits = tuple(
+            _exported(
+                stage, shortened(network, number), folder / f"{candidate.name}-exit-{number}.onnx", reading, int8=False
+            )
+            for number, _ in enumerate(network.exits, 1)
+            if candidate.is_student
         )
+        models[candidate.name] = model.model_copy(update={"exits": exits})
     rows = {name: len(columns) for name, columns in splits.items()}
     ExportReport(rows=rows, models=models).write(folder / "export.json")
     kept = [name for name, model in models.items() if model.int8 and model.int8.kept]
@@ -50,6 +48,23 @@ def run(stage: Stage) -> Summary:
         "largest_difference": max(model.largest_difference for model in models.values()),
         "int8_kept": ", ".join(kept) or "none",
     }
+
+
+def _exported(stage: Stage, network: Network, file: Path, splits: dict[str, Columns], *, int8: bool) -> ExportedModel:
+    """Writes and checks one file."""
+    export(network, file)
+    found = check(file, predict_by_pytorch(network, splits["test"]), splits["test"])
+    outputs = predict(open_session(file), splits["validation"])
+    score = _score(outputs, splits["validation"])
+    return ExportedModel(
+        file=file.name,
+        size=file.stat().st_size,
+        sha256=digest(file),
+        largest_difference=_rounded(found.largest_difference),
+        equal_argmax=found.equal_argmax,
+        score=score,
+        int8=_int8(stage, file, score, outputs, splits) if int8 else None,
+    )
 
 
 def _score(outputs: np.ndarray, columns: Columns) -> float:

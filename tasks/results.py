@@ -111,6 +111,7 @@ class ExportedModel(Config):
         equal_argmax: share of rows with the same class; None where the first target has none.
         score: of the ONNX file on the validation split, to compare int8 with.
         int8: None for a teacher, or where int8 is off.
+        exits: the shorter files of a student that keeps its exits, shallow to deep.
     """
 
     file: str
@@ -120,6 +121,7 @@ class ExportedModel(Config):
     equal_argmax: float | None
     score: float
     int8: Int8 | None = None
+    exits: tuple["ExportedModel", ...] = ()
 
 
 class ExportReport(File):
@@ -281,8 +283,9 @@ class Measured(Config):
         best_epoch: the epoch that the validation split picked.
         validation: scores by PyTorch.
         test: scores by PyTorch.
-            onnx: its exported file; None for a teacher that is asked over the network.
-            int8: the quantised file, where one was kept.
+        onnx: its exported file; None for a teacher that is asked over the network.
+        int8: the quantised file, where one was kept.
+        exits: the shorter files of a student that keeps its exits, shallow to deep.
     """
 
     role: Role
@@ -294,6 +297,7 @@ class Measured(Config):
     test: Scores
     onnx: Deployed | None
     int8: Deployed | None
+    exits: tuple[Deployed, ...] = ()
 
 
 class Comparison(Config):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from distillery import models
-from distillery.config import Cnn, Mlp, Resnet, TrainingConfig
+from distillery.config import Mlp, Resnet, TrainingConfig
 from distillery.errors import UserError
 from distillery.exits import add_exits, drop_exits, shortened
 from distillery.inference import open_session
@@ -23,6 +24,7 @@ from distillery.objectives.registry import build
 from distillery.onnx_export import export
 from distillery.saved import load_model, predict, save_model
 from distillery.training import Outcome, train
+from tasks.results import EVALUATION, Evaluation
 from tests.science import SCHEMA, digits
 from tests.small_project import PARAMS, ROOT, run
 
@@ -150,7 +152,7 @@ def test_exits_that_are_dropped_leave_the_network_as_it_was():
     np.testing.assert_array_equal(predict(student, digits(0, 50)), predict(plain, digits(0, 50)))
 
 
-@pytest.mark.parametrize("model", [DEEP, Cnn(name="cnn", channels=(4, 8, 8)), Resnet(name="resnet", width=4)])
+@pytest.mark.parametrize("model", [DEEP, Resnet(name="resnet", width=4)])
 def test_exits_that_are_kept_are_saved_and_shorter_in_onnx(model, tmp_path: Path):
     student, rows = network(1, model), digits(0, 64)
     add_exits(student, seed=0)
@@ -193,7 +195,7 @@ def project(root: Path, *stages: str, **sections) -> Path:
 BOTH = [{"name": "kd", "weight": 0.9}, {"name": "cross_entropy", "weight": 0.1}]
 SCHEMES = {
     "online": {"scheme": "online", "teachers": [], "peers": {"big": {"model": {"name": "mlp", "hidden": [64]}}}},
-    "exits": {"scheme": "self", "teachers": [], "self": {"name": "exits"}},
+    "exits": {"scheme": "self", "teachers": [], "self": {"name": "exits", "keep": True}},
     "born_again": {"scheme": "self", "teachers": [], "self": {"name": "born_again", "generations": 2}},
 }
 
@@ -203,15 +205,31 @@ def test_a_scheme_without_a_teacher_runs_through_the_whole_graph(scheme, tmp_pat
     distill = {**SCHEMES[scheme], "objectives": BOTH}
     student = {"model": {"name": "mlp", "hidden": [24, 12]}}
     stages = ("train_baseline", "distill", "finetune", "export", "evaluate", "report")
-    root = project(tmp_path, *stages, teachers={}, distill=distill, student=student)
+    root = project(tmp_path, *stages, teachers={}, distill=distill, student=student, export={"int8": False})
     metrics = json.loads((root / "reports/metrics.json").read_text())
     assert metrics["distilled"]["accuracy"] > 0.6
     facts = json.loads((root / "models/distilled/training.json").read_text())
     told = {"online": "score_big", "exits": "score_exit_1", "born_again": "generation_1"}[scheme]
     assert facts[told] > 0.6
-    assert load_model(root / "models/student").exits == ()
+    found = Evaluation.read(root / EVALUATION)
+    distilled = found.models["distilled"]
+    assert len(distilled.exits) == len(load_model(root / "models/distilled").exits) == (scheme == "exits")
+    for early in distilled.exits:
+        assert early.file == "models/onnx/distilled-exit-1.onnx" and early.size < distilled.onnx.size
+        assert early.test.figure("accuracy").value > 0.6 and early.latency_ms > 0
+        assert "exit 1" in (root / "reports/report.html").read_text()
+    # The student alone may be the better one here, and has no exits.
+    copied = [(root / early.file).read_bytes() for early in found.student.exits]
+    assert [file.read_bytes() for file in sorted((root / "models/student").glob("exit-*.onnx"))] == copied
     assert (root / "models/distilled/peers/big/weights.safetensors").exists() == (scheme == "online")
     assert "teacher" not in (root / "reports/metrics.json").read_text()
+
+
+def test_exits_that_are_not_kept_leave_a_student_as_before(tmp_path: Path):
+    distill = {"scheme": "self", "self": {"name": "exits"}, "teachers": [], "objectives": BOTH}
+    root = project(tmp_path, "distill", distill=distill, student={"model": {"name": "mlp", "hidden": [24, 12]}})
+    assert load_model(root / "models/distilled").exits == ()
+    assert not any("exit" in name for name in load_file(root / "models/distilled/weights.safetensors"))
 
 
 def test_peers_listen_to_frozen_teachers_too(tmp_path: Path):
