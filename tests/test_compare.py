@@ -254,6 +254,45 @@ def test_adopting_writes_the_block_and_keeps_the_rest(root: Path):
     assert adopting.adopt(root, "dkd") == ("dkd", "")
 
 
+@pytest.mark.parametrize("name", ["params.yaml", "scenarios/multifeat.yaml", "scenarios/digits.yaml"])
+def test_adopting_changes_only_lines_of_keys_that_differ(root: Path, name: str):
+    text = (small_project.ROOT / name).read_text()
+    source = yaml.safe_load(text)["data"]["source"]
+    (root / "distillery" / "sources" / f"{source}.py").touch()
+    (root / "params.yaml").write_text(text)
+    planned = plan.make(root, ["dkd", "mutual", "born_again"], [], 1)
+    same = Result(
+        validation={"accuracy": 0.9}, test={"accuracy": 0.9}, epoch=1, steps=1, seconds=1.0,
+        parameters=1, extra_parameters=0, warnings=[],
+    )  # fmt: skip
+    leaderboard.make(planned, {job.key: same for job in planned.jobs}, {"student": 0.1}, {}).write(root)
+    for entry in planned.entries[1:]:
+        _, difference = adopting.adopt(root, entry.method)
+        after = (root / "params.yaml").read_text()
+        document = yaml.safe_load(after)
+        assert document == {**entry.document, "comparison": yaml.safe_load(text)["comparison"]}
+        gone = set(text.splitlines()) - set(after.splitlines())
+        assert all(re.match(r"  (scheme|teachers|mixing|peers|self|objectives)|    - ", line) for line in gone), gone
+        assert "training" not in "".join(re.findall("(?m)^[-+] .*", difference))
+    # And back to the same text, but for a key that is not among all methods' and so comes back without its comment.
+    adopting.adopt(root, "kd")
+    present = (root / "params.yaml").read_text()
+    texts = [[line for line in one.splitlines() if "mixing" not in line] for one in (text, present)]
+    assert texts[0] == texts[1]
+
+
+def test_a_number_sign_is_a_comment_only_where_yaml_says_so(root: Path):
+    (root / "params.yaml").write_text(
+        small_project.PARAMS.replace("distill:\n", "distill:  # 'how'\n").replace(
+            "objectives: [", "objectives:   [  # so\n    "
+        )
+    )
+    board(root, VALUES).write(root)
+    adopting.adopt(root, "dkd")
+    text = (root / "params.yaml").read_text()
+    assert "  objectives:      # so\n    - {name: dkd}\n" in text and "distill:  # 'how'\n" in text
+
+
 def test_adopting_refuses_what_it_cannot_write(root: Path):
     with pytest.raises(UserError, match="run `python -m flows compare` first"):
         adopting.adopt(root, "dkd")
