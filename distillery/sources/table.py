@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from distillery.errors import UserError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 WHOLE_FILE = 2**30  # bytes; a larger CSV is read in blocks of this size
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
 BATCH_BYTES = 1 << 22
+NOTHING = "__HIVE_DEFAULT_PARTITION__"  # a missing value in the name of a folder
 
 
 def load(path: Path, columns: Sequence[str], options: "Options") -> "pa.Table":
@@ -52,6 +54,9 @@ def load(path: Path, columns: Sequence[str], options: "Options") -> "pa.Table":
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).split("\n", 1)[0].replace("Is this a 'csv' file?", "").strip()
             raise UserError(f"{file} cannot be read as {kind}: {reason}; mend or replace the file") from None
+        for name, text in _texts_of_folders(file.relative_to(base), options.texts).items():
+            column = pa.array([text] * rows.num_rows, pa.string())
+            rows = rows.set_column(rows.column_names.index(name), name, column)
         numbers = pc.cast(pa.array(range(1, rows.num_rows + 1)), pa.string())
         origin = pc.binary_join_element_wise(f"{file.relative_to(base)} row", numbers, " ")
         tables.append(rows.append_column("row_origin", origin))
@@ -81,6 +86,12 @@ def _parquet(data: "ds.FileSystemDataset", columns: Sequence[str]) -> "pa.Table"
             constant = pa.array([value], data.schema.field(name).type).take(pa.array([0] * rows.num_rows, pa.int64()))
             rows = rows.append_column(name, constant)
     return rows
+
+
+def _texts_of_folders(file: Path, texts: Sequence[str]) -> dict[str, str | None]:
+    """Names that stand in the names of folders, where 012 is not 12 either."""
+    pairs = dict(part.split("=", 1) for part in file.parts[:-1] if "=" in part)
+    return {name: None if pairs[name] == NOTHING else unquote(pairs[name]) for name in texts if name in pairs}
 
 
 def files_of(path: Path) -> list[Path]:
