@@ -98,6 +98,9 @@ def build(
     else:
         table["split"] = _given_split(raw, roles.split, origin)
     named = {name: targets.column_of(name, roles.targets) for name in roles.targets}
+    clash = sorted(set(named.values()) & set(columns))
+    if clash:
+        raise UserError(f"data.columns.inputs: {clash[0]!r} is a column of the program's own; rename yours")
     own = {column: targets.read(raw[name], name, roles.targets[name], origin) for name, column in named.items()}
     rows = pa.table({name: table[name] for name in RESERVED if name in table} | own | columns)
     if duplicates == "drop":
@@ -108,6 +111,8 @@ def build(
         if training[column].null_count == len(training):
             raise UserError(f"no training row has a label in column {name!r}: some must")
         described[name] = targets.describe(training[column], roles.targets[name])
+        if not described[name].width:
+            raise UserError(f"no training row has a label other than none in column {name!r}: some must")
     return rows, Schema(inputs=inputs, targets=described)
 
 
@@ -270,8 +275,14 @@ def _vector(array: pa.Array, name: str, origin: pa.Array) -> pa.Array:
 
 def _check_name(name: str, what: str) -> None:
     """Images and vectors are files of their own, under their name."""
-    if not re.fullmatch(r"[A-Za-z_][\w-]*", name) or name in ("keys", NUMERIC) or re.fullmatch(r"target-\d+", name):
-        raise UserError(f"{what} column {name!r}: use letters, digits, _ and - (not 'keys' or {NUMERIC!r}); rename it")
+    if (
+        not re.fullmatch(r"[A-Za-z_][\w-]*", name)
+        or name in ("keys", NUMERIC)
+        or re.fullmatch(r"(target|hidden)-\d+", name)
+    ):
+        raise UserError(
+            f"{what} column {name!r}: use letters, digits, _ and - (no keys, {NUMERIC}, target-0, hidden-0); rename it"
+        )
 
 
 def _number(array: pa.Array, name: str, origin: pa.Array) -> pa.Array:

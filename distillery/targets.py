@@ -41,7 +41,7 @@ def read(column: pa.ChunkedArray, name: str, kind: Kind, origin: pa.Array) -> pa
         return _numbers(whole(column), what, origin)
     if kind == "labels":
         return _labels(whole(column), what, origin)
-    return as_text(column, what, origin)
+    return as_text(column, what, origin, f"; to predict a quantity say `target: {{{name}: number}}`")
 
 
 def describe(column: pa.ChunkedArray, kind: Kind) -> Target:
@@ -84,15 +84,17 @@ def comparable(column: pa.ChunkedArray) -> pa.Array:
 
 def _numbers(array: pa.Array, what: str, origin: pa.Array) -> pa.Array:
     """A quantity as float64; NaN is null."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
     kind = array.type
     if is_string(kind):
-        texts = pc.utf8_trim_whitespace(array)
-        for row, text in enumerate(texts.to_pylist()):
+        texts = [(text or "").strip() for text in array.to_pylist()]
+        for row, text in enumerate(texts):
             if text and not is_number(text):
                 raise UserError(
                     f"{what} holds {text!r} in {origin[row]}: write a number, or say `classes` in data.columns.target"
                 )
-        array = pc.cast(pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts), pa.float64())
+        array = pa.array([float(text) if text else None for text in texts], pa.float64())
     elif not (
         pa.types.is_integer(kind)
         or pa.types.is_floating(kind)
@@ -108,27 +110,32 @@ def _numbers(array: pa.Array, what: str, origin: pa.Array) -> pa.Array:
 
 
 def _labels(array: pa.Array, what: str, origin: pa.Array) -> pa.Array:
-    """Any number of names as a list without repetition, from lists or from text with `|` between them.
+    """Any number of names as a sorted list without repetition, from lists or from text with `|` between them.
 
     A cell that holds nothing but `|` says that none applies.
     """
     kind = array.type
     if is_string(kind) or pa.types.is_dictionary(kind) or pa.types.is_null(kind):
-        texts = as_text(array, what, origin)
-        lists = [
-            None if text is None else [part.strip() for part in text.split(SEPARATOR)] for text in texts.to_pylist()
-        ]
+        texts = as_text(array, what, origin).to_pylist()
+        lists = [None if text is None else [part.strip() for part in text.split(SEPARATOR)] for text in texts]
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        lists = array.to_pylist()
+        parents = pc.list_parent_indices(array)
+        names = as_text(array.flatten(), what, origin.take(parents)).to_pylist()
+        lists = [None if gap else [] for gap in missing(array)]
+        for row, label in zip(parents.to_pylist(), names, strict=True):
+            _check_label(label, lists[row], kind.value_type, f"{what} holds {label!r} in {origin[row]}")
+            lists[row].append(label)
     else:
         raise UserError(f"{what} holds {kind}: labels are a list of names, or text with {SEPARATOR} between them")
-    return pa.array(
-        [
-            None if each is None else list(dict.fromkeys(str(name) for name in each if name not in (None, "")))
-            for each in lists
-        ],
-        pa.list_(pa.string()),
-    )
+    return pa.array([None if each is None else sorted({*each} - {None, ""}) for each in lists], pa.list_(pa.string()))
+
+
+def _check_label(label: str | None, before: list[str | None], kind: Any, where: str) -> None:
+    """Refuses what is no name of a label."""
+    if label is not None and SEPARATOR in label:
+        raise UserError(f"{where}: {SEPARATOR} stands between labels in text, so no name may hold it; rename the label")
+    if label in before and not is_string(kind):
+        raise UserError(f"{where} twice: write the names of the labels that apply, not a row of zeros and ones")
 
 
 def _sorted_names(names: Sequence[str]) -> tuple[str, ...]:

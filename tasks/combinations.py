@@ -139,6 +139,8 @@ def check_targets(params: "Params") -> None:
                     f"distill.objectives: {objective.name} is about {fits[0]}, and {target} is {kinds[target]}: "
                     f"take {', '.join(name for name, of in FITS.items() if of == (kinds[target],))} or mse_teacher"
                 )
+    if params.validation.classes is not None and tuple(kinds.values()) != ("classes",):
+        raise ValueError("validation.classes is for one target with classes: take it out")
     weighting = params.distill.weighting
     if isinstance(weighting, FixedTasks) and set(weighting.weights) != set(kinds):
         raise ValueError(f"distill.weighting.weights must name just the targets: {', '.join(kinds)}")

@@ -117,7 +117,10 @@ def _with_scale(schema: "Schema", known: "Mapping[str, npt.NDArray[Any]]") -> "S
             values = known[name][~np.isnan(known[name])].astype(np.float64)
             if len(values) == 0 or values.min() == values.max():
                 what = f"are all {values[0]:g}" if len(values) else "are all unknown"
-                raise UserError(f"target {name!r}: the labelled training rows {what}, so there is nothing to learn")
+                raise UserError(
+                    f"target {name!r}: the labelled training rows {what}, so there is nothing to learn; raise "
+                    "data.labelled, or take it out of data.columns.target"
+                )
             target = target.model_copy(update={"mean": float(values.mean()), "deviation": float(values.std())})  # noqa: PLW2901
         scaled[name] = target
     return schema.model_copy(update={"targets": scaled})

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from distillery.errors import UserError
 from tasks.expectations import Check
 
 if TYPE_CHECKING:
@@ -39,9 +40,23 @@ def with_figures(frame: "pd.DataFrame", schema: "Schema", validation: "Validatio
                 len(set(text.split(SEPARATOR)) - known) if isinstance(text, str) else 0 for text in values
             ]
         else:
-            own[_column("infinite.target", name, schema)] = np.isinf(values.astype(float)).astype(int)
+            own[_column("infinite.target", name, schema)] = (
+                values.astype(float).abs() > np.finfo(np.float32).max
+            ).astype(int)
         if name not in frame:
             own[name] = values
+    return extended(frame, own)
+
+
+def extended(frame: "pd.DataFrame", own: dict[str, Any]) -> "pd.DataFrame":
+    """The frame with columns of the program's own.
+
+    Raises:
+        UserError: where one of the user's has such a name.
+    """
+    clash = sorted(set(own) & set(frame))
+    if clash:
+        raise UserError(f"data.columns.inputs: {clash[0]!r} is a column of the program's own; rename yours")
     return frame.assign(**own)
 
 
@@ -73,14 +88,18 @@ def of_targets(schema: "Schema", validation: "Validation") -> list[Check]:
 
 def _of_classes(name: str, column: str, schema: "Schema", validation: "Validation") -> list[Check]:
     """Known names, each often enough."""
+    from distillery.arrow import is_number
+
     least, classes = validation.min_rows_per_class, class_names(name, schema, validation)
     training = _column("train.target", name, schema)
+    # In CSV a quantity arrives as text, and would make a class of each value.
+    hint = f"; to predict a quantity say `target: {{{name}: number}}`" if all(map(is_number, classes)) else ""
     return [
         Check("expect_column_values_to_be_of_type", {"column": column, "type_": "str"}, f"{name} must be text"),
         Check(
             "expect_column_values_to_be_in_set",
             {"column": column, "value_set": classes},
-            "the label is none of the classes; correct it, or name all classes in validation.classes",
+            f"the label is none of the classes; correct it, or name all classes in validation.classes{hint}",
         ),
         Check(
             "expect_column_unique_value_count_to_be_between",
@@ -96,7 +115,7 @@ def _of_classes(name: str, column: str, schema: "Schema", validation: "Validatio
             "expect_column_values_to_be_between",
             {"column": _column("class.rows", name, schema), "min_value": least},
             f"the row's class has fewer than {least} labelled training rows; add some, or lower "
-            "validation.min_rows_per_class",
+            f"validation.min_rows_per_class{hint}",
         ),
     ]
 
@@ -106,7 +125,7 @@ def _of_row(name: str, spec: "Target", schema: "Schema") -> Check:
     if spec.kind == "labels":
         figure, message = "unknown.labels", f"a label of {name} stands in no training row; correct it, or add some"
     else:
-        figure, message = "infinite.target", f"{name} is infinite; correct it, or leave it empty"
+        figure, message = "infinite.target", f"{name} is infinite, or beyond float32; correct it, or leave it empty"
     return Check(
         "expect_column_values_to_be_between", {"column": _column(figure, name, schema), "max_value": 0}, message
     )

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillery.errors import UserError
 from tasks.expectations import Check, conclude, examine
 from tasks.stage import Stage, Summary
-from tasks.target_checks import SPLITS, class_names, of_targets, with_figures
+from tasks.target_checks import SPLITS, class_names, extended, of_targets, with_figures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,10 +111,7 @@ def read_frame(files: list[Path], schema: "Schema", validation: "Validation") ->
         values = frame[numbers].to_numpy(np.float32)
         own["numeric.missing"] = np.isnan(values).sum(axis=1)
         own["numeric.infinite"] = np.isinf(values).sum(axis=1)
-    clash = sorted(set(own) & set(frame))
-    if clash:
-        raise UserError(f"data.columns.inputs: {clash[0]!r} is a column of the program's own; rename yours")
-    return with_figures(frame.assign(**own), schema, validation)
+    return with_figures(extended(frame, own), schema, validation)
 
 
 def _numbers(schema: "Schema") -> list[str]:
@@ -161,10 +157,7 @@ def _read(file: Path, schema: "Schema") -> "pd.DataFrame":
     for name, shape in shapes.items():
         own[f"{name}.contrast"] = np.subtract(own[f"{name}.max"], own[f"{name}.min"])
         own[f"{name}.shape"] = pd.Series([shape] * len(frame), dtype="str")
-    clash = sorted(set(own) & set(frame))
-    if clash:
-        raise UserError(f"data.columns.inputs: {clash[0]!r} is a column of the program's own; rename yours")
-    return frame.assign(**own)
+    return extended(frame, own)
 
 
 def _type(column: str, kind: str) -> Check:

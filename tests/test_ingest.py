@@ -192,13 +192,53 @@ def test_several_targets_stand_beside_each_other() -> None:
         ("number", ["1", "dear"], "'y' holds 'dear' in row 2: write a number, or say `classes`"),
         ("number", [None, None], "no training row has a label in column 'y'"),
         ("labels", [1, 2], "'y' holds int64: labels are a list of names, or text with | between them"),
-        ("classes", [1.5, 2.0], r"to predict a quantity say `target: \{column: number\}`"),
+        ("number", ["1_0x", "2"], "'y' holds '1_0x' in row 1: write a number"),
+        ("labels", [[0, 1, 1], [1, 0, 0]], "holds '1' in row 1 twice: write the names of the labels that apply"),
+        ("labels", [["red|round"], ["red"]], r"holds 'red\|round' in row 1: \| stands between labels"),
+        ("labels", [[], []], "no training row has a label other than none in column 'y'"),
+        ("classes", [1.5, 2.0], r"holds 1.5 in row 1.*to predict a quantity say `target: \{y: number\}`"),
+        ("classes", [1.0, 1e20], "holds 1e\\+20 in row 2: names must be whole numbers or text"),
+        ("classes", [1.0, math.inf], "holds inf in row 2: names must be whole numbers or text"),
     ],
 )
 def test_a_target_of_another_kind_is_told(kind: Any, values: Any, message: str) -> None:
     raw = pa.table({"a": [1, 2], "y": values, "part": ["train"] * 2})
     with pytest.raises(UserError, match=message):
         table.build(raw, table.Roles(("a",), {"y": kind}, split="part"), SHARES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "read"),
+    [
+        ("number", pa.array(["1_000", " +1.5 ", ""]), [1000.0, 1.5, None]),
+        ("number", pa.array(["1", None, "2"], pa.string_view()), [1.0, None, 2.0]),
+        ("number", pa.array(["1", "2", None]).dictionary_encode(), [1.0, 2.0, None]),
+        ("labels", pa.array([["b", "a", "b"], None, []], pa.large_list(pa.large_string())), [["a", "b"], None, []]),
+        ("labels", pa.array([[3, 10], None, [3, None]], pa.list_(pa.int32(), 2)), [["10", "3"], None, ["3"]]),
+    ],
+)
+def test_every_arrow_type_of_a_target_is_read(kind: Any, values: Any, read: list[Any]) -> None:
+    raw = pa.chunked_array([values])
+    assert targets.read(raw, "y", kind, pa.array(["row 1", "row 2", "row 3"])).to_pylist() == read
+
+
+def test_copies_agree_whatever_the_order_of_their_labels() -> None:
+    columns = {"a": [1, 1], "y": [["b", "a"], ["a", "b"]], "part": ["train"] * 2}
+    roles = table.Roles(("a",), {"y": "labels"}, split="part")
+    assert build(columns, roles, duplicates="drop")["target"].to_pylist() == [["a", "b"]]
+
+
+def test_an_input_named_like_a_target_in_the_table_is_refused() -> None:
+    columns = {"price": [1.0, 2.0], "y": ["u", "v"], "target.price": [7, 8], "part": ["train"] * 2}
+    roles = table.Roles(("target.price",), {"price": "number", "y": "classes"}, split="part")
+    with pytest.raises(UserError, match=r"'target.price' is a column of the program's own; rename yours"):
+        build(columns, roles)
+
+
+def test_a_vector_cannot_take_the_file_of_hidden_targets() -> None:
+    columns = {"hidden-0": [[1.0], [2.0]], "y": ["u", "v"], "part": ["train"] * 2}
+    with pytest.raises(UserError, match="vector column 'hidden-0': use letters"):
+        build(columns, table.Roles(("hidden-0",), {"y": "classes"}, split="part"))
 
 
 def copies() -> dict[str, Any]:

@@ -93,6 +93,7 @@ MSE = [{"name": "mse_teacher"}, {"name": "mse"}]
         (NUMBER, {"distill.objectives": MSE, "finetune.training.balance": "sampling"}, "sampling is for one target"),
         (NUMBER, {"distill.objectives": MSE, "distill.mixing": {"name": "confidence"}}, "take mean or fixed"),
         (NUMBER, {"distill.objectives": MSE, "soft_targets.dtype": "float16"}, "float16"),
+        (NUMBER, {"distill.objectives": MSE, "validation.classes": [1]}, "validation.classes is for one target with"),
         (SEVERAL, {}, "with several targets name a list for each of label, tags"),
         (SEVERAL, {"distill.objectives": {"label": [{"name": "kd"}]}}, "a list for each target and no other"),
         (

@@ -209,3 +209,32 @@ def test_a_failure_is_shown_in_the_terminal_and_forgotten_when_mended(
     write_table(tmp_path, rows())
     stages(tmp_path, "ingest", "validate")
     assert not (tmp_path / "reports/failed/validation.json").exists()
+
+
+def test_a_number_beyond_what_training_reads_is_named(tmp_path: Path) -> None:
+    columns = {"inputs": ["a", "b"], "target": {"price": "number"}, "key": "key", "split": "part"}
+    table = rows() | {"price": [1e300 if number == 5 else float(number) for number in range(30)]}
+    distill = {"teachers": ["small"], "objectives": [{"name": "mse_teacher"}], "training": {}}
+    failure = only(failed(tmp_path, table, data={"columns": columns}, distill=distill), "infinite.target")
+    assert failure["failing_ids"] == ["k5"]
+
+
+def test_a_label_that_no_training_row_has_is_named(tmp_path: Path) -> None:
+    columns = {"inputs": ["a", "b"], "target": {"tags": "labels"}, "key": "key", "split": "part"}
+    table = rows() | {"tags": [["x", "y"][: number % 3] for number in range(29)] + [["z"]]}
+    distill = {"teachers": ["small"], "objectives": [{"name": "multilabel_kd"}], "training": {}}
+    failure = only(failed(tmp_path, table, data={"columns": columns}, distill=distill), "unknown.labels")
+    assert failure["failing_ids"] == ["k29"]
+
+
+def test_a_quantity_that_was_read_as_classes_is_told(tmp_path: Path) -> None:
+    failures = failed(tmp_path, rows() | {"label": [str(number / 7) for number in range(30)]})
+    assert all("to predict a quantity say `target: {label: number}`" in item["message"] for item in failures)
+
+
+def test_an_input_cannot_have_a_name_of_the_checks(tmp_path: Path) -> None:
+    columns = {"inputs": ["a", "class.rows"], "target": "label", "key": "key", "split": "part"}
+    write_table(project(tmp_path, data={"columns": columns}), rows() | {"class.rows": [1.0] * 30})
+    stage(tmp_path, "ingest")
+    with pytest.raises(UserError, match=r"'class.rows' is a column of the program's own; rename yours"):
+        stage(tmp_path, "validate")
