@@ -55,6 +55,8 @@ def check_scheme(distill: "Distill") -> None:
             f"objectives: {', '.join(named)}: layers cannot be named under exits, "
             "where each exit's stage is compared with the deepest"
         )
+    if isinstance(distill.self, Exits) and any(each.name == "fsp" for each in distill.all_objectives):
+        raise ValueError("objectives: fsp compares flows between two layers, and each exit has one stage: take hints")
 
 
 def check_models(params: "Params") -> None:

@@ -23,7 +23,9 @@ from distillery.objectives.configs.feature import Hints
 from distillery.objectives.registry import build
 from distillery.onnx_export import export
 from distillery.saved import load_model, predict, save_model
+from distillery.signals import LiveTeacher
 from distillery.training import Outcome, train
+from tasks.params import parse
 from tasks.results import EVALUATION, Evaluation
 from tests.science import SCHEMA, digits
 from tests.small_project import PARAMS, ROOT, run
@@ -171,6 +173,12 @@ def test_exits_that_are_kept_are_saved_and_shorter_in_onnx(model, tmp_path: Path
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
 
 
+def test_a_teacher_is_not_taken_for_one_who_is_trained():
+    student = network(1)
+    with pytest.raises(UserError, match="student: a teacher has the name of one who is trained"):
+        one_step(student, loss=build(KD, student, {"student": None}), teachers={"student": LiveTeacher(network(2))})
+
+
 def test_a_model_with_a_single_stage_has_no_exits():
     with pytest.raises(UserError, match=r"single stage.*deeper"):
         add_exits(network(1, Mlp(name="mlp", hidden=(8,))), seed=0)
@@ -238,3 +246,82 @@ def test_peers_listen_to_frozen_teachers_too(tmp_path: Path):
     header = (root / "models/distilled/history.csv").read_text().splitlines()[0].split(",")
     heard = {"loss_kd_wide", "loss_kd_big", "loss_big.kd_wide", "loss_big.kd_student", "loss_hints_big", "score_big"}
     assert heard <= set(header)
+
+
+SELF = {"scheme": "self", "teachers": []}
+EXITS = {**SELF, "self": {"name": "exits"}}
+PEER = {"peer": {"model": {"name": "mlp"}}}
+ASKED = {"model": {"name": "api", "function": "custom.ask:ask"}}
+SHALLOW = {"model": {"name": "mlp", "hidden": [8]}}
+LAYERS = {"name": "hints", "layers": {"student": ["hidden.0"], "teacher": ["hidden.0"]}}
+FROM_TEACHER = {"name": "teacher", "teacher": "wide", "layers": {"head": "head"}}
+WRONG = [
+    ({"distill": {"peers": PEER}}, "peers are trained under scheme online only, not offline"),
+    ({"distill": {"scheme": "online"}}, "peers: scheme online trains at least one model beside"),
+    ({"distill": {"scheme": "online", "peers": {"student": PEER["peer"]}}}, "peers.student: another one .* that name"),
+    ({"distill": {"scheme": "online", "peers": {"wide": PEER["peer"]}}}, "peers.wide: another one .* that name"),
+    ({"distill": {"scheme": "online", "peers": {"Big One": PEER["peer"]}}}, "a peer's name may hold"),
+    (
+        {"distill": {"scheme": "online", "peers": PEER, "mixing": {"name": "fixed", "weights": {"wide": 1}}}},
+        "mixing.weights must name just those who are heard: wide, peer, student",
+    ),
+    (
+        {"distill": {"scheme": "online", "peers": {"peer": {**PEER["peer"], "inputs": ["x"]}}}},
+        "distill.peers.peer.inputs",
+    ),
+    ({"distill": {"scheme": "online", "peers": {"peer": ASKED}}}, "distill.peers.peer.model: must name one of mlp"),
+    ({"distill": SELF}, "self: scheme self needs {name: exits} or {name: born_again}"),
+    ({"distill": {"self": {"name": "exits"}}}, "self is read under scheme self only, not offline"),
+    ({"distill": {**EXITS, "teachers": ["wide"]}}, "teachers: under scheme self the student has no teacher but itself"),
+    ({"distill": {**EXITS, "self": {"name": "exit"}}}, "distill.self: must name one of exits, born_again"),
+    ({"distill": {**EXITS, "self": {"name": "exits", "generations": 2}}}, "distill.self.generations: unknown key"),
+    ({"distill": {**SELF, "self": {"name": "born_again", "keep": True}}}, "distill.self.keep: unknown key"),
+    ({"distill": {**SELF, "self": {"name": "born_again", "generations": 0}}}, "distill.self.generations: .*equal to 1"),
+    ({"distill": {**EXITS, "mixing": {"name": "fixed", "weights": {}}}}, "mixing is of several"),
+    ({"distill": {**EXITS, "objectives": [*BOTH, LAYERS]}}, "hints: layers cannot be named under exits"),
+    ({"distill": {**EXITS, "objectives": [*BOTH, {"name": "fsp"}]}}, "fsp compares flows between two layers"),
+    ({"distill": EXITS, "student": SHALLOW}, "exits stand behind every stage but the last, and this mlp has 1 stage:"),
+    (
+        {"teachers": {"wide": ASKED}, "distill": {"objectives": [{"name": "rkd"}]}},
+        "rkd compare layers, .* wide is an api",
+    ),
+    ({"teachers": {"wide": {**ASKED, "training": {"epochs": 3}}}}, "an api is asked, not trained"),
+    ({"teachers": {"student": SHALLOW}}, "teachers.student: what the student itself says has that name"),
+    (
+        {"teachers": {"wide": {"model": {"name": "saved", "folder": "models/student"}}}},
+        "folder: must lie under custom/",
+    ),
+    (
+        {"teachers": {"wide": {"model": {"name": "saved", "folder": "custom/a"}, "inputs": ["image"]}}},
+        "a saved model reads what it was trained on",
+    ),
+    (
+        {"student": {"start": {"name": "checkpoint", "file": "custom/../x"}}},
+        "student.start.file: must lie under custom/",
+    ),
+    (
+        {"student": {"start": {**FROM_TEACHER, "teacher": "other"}}},
+        "student.start.teacher: 'other' is not among .*wide",
+    ),
+    ({"student": {"start": FROM_TEACHER}, "teachers": {"wide": ASKED}}, "wide is an api, whose layers nobody can copy"),
+    ({"student": {"start": {**FROM_TEACHER, "layers": {}}}}, "student.start.layers: .*at least 1"),
+    (
+        {
+            "student": {
+                "model": {"name": "custom.m:f", "weights": "custom/a"},
+                "start": {"name": "checkpoint", "file": "custom/b"},
+            }
+        },
+        "from a checkpoint or from model.weights, not from both",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sections", "message"), WRONG)
+def test_what_does_not_go_together_is_refused_with_the_reason(sections, message):
+    document = yaml.safe_load(PARAMS)
+    document["student"]["model"]["hidden"] = [24, 12]
+    for name, section in sections.items():
+        document[name] = {**document[name], **section}
+    with pytest.raises(UserError, match=message):
+        parse(document)
