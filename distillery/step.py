@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distillery.augment import augment
 from distillery.columns import Columns
 from distillery.config import TrainingConfig
+from distillery.errors import UserError
 from distillery.features import Capture
 from distillery.models import Network
 from distillery.objectives.loss import Loss
@@ -66,7 +67,13 @@ class Step:
         config: TrainingConfig,
         accelerator: Accelerator,
     ) -> None:
-        """Takes everything that stays the same from step to step; `model` is the cohort as Accelerate wraps it."""
+        """Takes everything that stays the same from step to step; `model` is the cohort as Accelerate wraps it.
+
+        Raises:
+            UserError: where a teacher has the name of a voice.
+        """
+        if twice := sorted(teachers.keys() & lessons.keys()):
+            raise UserError(f"{', '.join(twice)}: a teacher has the name of one who is trained; take another")
         self.optimizer = optimizer
         self.critic_optimizer = critic_optimizer
         self._networks = cohort.networks

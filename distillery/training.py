@@ -87,13 +87,11 @@ def train(
         on_epoch: called with the new entry of the history, and once for each that was already there.
 
     Raises:
-        UserError: where two who are heard share a name, no rows take part, a label is needed and there is none, the loss is no longer finite, or the
-            precision does not exist on this device.
+        UserError: where no rows take part, a label is needed and there is none, two who are heard share a name, the
+            loss is no longer finite, or the precision does not exist on this device.
     """
     taught = {STUDENT: loss, **(lessons or {})}
     _check(list(taught.values()), train, validation, rows, config)
-    if twice := sorted((teachers or {}).keys() & taught.keys()):
-        raise UserError(f"{', '.join(twice)}: a teacher has the name of one who is trained; take another")
     accelerator = _accelerator(config)
     cohort = Cohort({STUDENT: network, **(peers or {})})
     for each in cohort.networks.values():
