@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # Without a terminal nothing is known of the reader's width: logs and pipes scroll.
-LOG_WIDTH = 130
+LOG_WIDTH = 140
 
 
 class Live:
@@ -96,11 +96,16 @@ class Live:
 
 
 def show(board: Leaderboard, console: "Console") -> None:
-    """Prints the leaderboard."""
+    """Prints the leaderboard; a narrow terminal gets no intervals."""
+    from rich.measure import Measurement
+
     if not console.is_terminal:
         console.width = max(console.width, LOG_WIDTH)
+    table = _leaderboard(board, narrow=False)
+    if Measurement.get(console, console.options.update_width(1000), table).maximum > console.width:
+        table = _leaderboard(board, narrow=True)
     console.print()
-    console.print(_leaderboard(board))
+    console.print(table)
     console.print(words.headline(board), highlight=False)
     for name, student in board.students.items():
         facts = f"{wording.count(student.parameters)} parameters, {wording.milliseconds(student.latency_ms)} a row"
@@ -109,7 +114,7 @@ def show(board: Leaderboard, console: "Console") -> None:
         console.print(f"left out: {title}: {why}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _leaderboard(board: Leaderboard) -> "Table":
+def _leaderboard(board: Leaderboard, *, narrow: bool) -> "Table":
     from rich import box
     from rich.table import Table
 
@@ -123,22 +128,27 @@ def _leaderboard(board: Leaderboard) -> "Table":
         caption_justify="left",
     )
     table.add_column("method", no_wrap=True)
-    for heading in ("validation", "test", "against plain", "p", "against kd", "p", "seconds", "extra"):
+    for heading in ("validation", "test", "against plain", "against kd", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
+        if heading.startswith("against") and not narrow:
+            table.add_column("p", justify="right", no_wrap=True)
+    if not narrow:
+        table.add_column("extra", justify="right", no_wrap=True)
     for standing in board.standings:
         style = "bold green" if standing is board.winner else None
-        table.add_row(*_cells(board, standing), style=style)
+        table.add_row(*_cells(board, standing, narrow=narrow), style=style)
     return table
 
 
-def _cells(board: Leaderboard, standing: Standing) -> list[str]:
-    plain, kd = standing.against_plain.get("test"), standing.against_kd.get("test")
-    return [
-        board.name(standing),
-        words.figure(standing.scores["validation"]),
-        words.figure(standing.scores["test"]),
-        *(("", "") if plain is None else (words.points(plain.difference), words.p_value(plain.corrected))),
-        *(("", "") if kd is None else (words.points(kd.difference), words.p_value(kd.corrected))),
-        f"{standing.seconds:.3g} ({standing.relative:.1f}x)",
-        wording.count(standing.extra_parameters) if standing.extra_parameters else "",
-    ]
+def _cells(board: Leaderboard, standing: Standing, *, narrow: bool) -> list[str]:
+    """One line of the table; `narrow`: only its figures without intervals, p-values and extra parameters."""
+    cells = [board.name(standing), *(words.figure(standing.scores[split]) for split in ("validation", "test"))]
+    for against in (standing.against_plain, standing.against_kd):
+        found = against.get("test")
+        cells.append("" if found is None else words.points(found.difference))
+        if not narrow:
+            cells.append("" if found is None else words.p_value(found.corrected))
+    cells.append(f"{standing.seconds:.3g} ({standing.relative:.1f}x)")
+    if narrow:
+        return [cell.partition(" (")[0] for cell in cells]
+    return [*cells, wording.count(standing.extra_parameters) if standing.extra_parameters else ""]
