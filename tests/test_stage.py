@@ -52,7 +52,7 @@ def test_a_read_only_output_folder_is_told_and_nothing_is_half_written(open_fold
         stages(root, "prepare")
     assert not (root / "data" / "prepared").exists()
     stages(root, "prepare")
-    assert (root / "data" / "prepared" / "train" / "target.npy").exists()
+    assert (root / "data" / "prepared" / "train" / "target-0.npy").exists()
 
 
 def test_a_full_disk_is_told_and_the_old_output_stays(tmp_path: Path) -> None:
