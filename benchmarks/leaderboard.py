@@ -1,6 +1,7 @@
-"""`python -m benchmarks.leaderboard FOLDER`: compares all methods on three data sets and writes docs/leaderboard.md.
+"""`python -m benchmarks.leaderboard FOLDER [NAME ...]`: compares all methods and writes docs/leaderboard.md.
 
-Each data set has a copy of the project in FOLDER. Killed and started again, it trains what is missing.
+NAME is main, digits or multifeat; none: all three. Each data set has a copy of the project in FOLDER. Killed and started
+again, it trains what is missing.
 """
 
 import argparse
@@ -74,8 +75,13 @@ def main() -> None:
     """Brings the comparisons up to date and writes the document."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.leaderboard", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="for the projects; made where it is missing")
-    folder: Path = parser.parse_args().folder.resolve()
-    boards = {data: _compare(folder / data.name, data) for data in DATA}
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(each.name for each in DATA)}")
+    options = parser.parse_args()
+    unknown = set(options.names) - {each.name for each in DATA}
+    if unknown:
+        parser.error(f"no data set is called {', '.join(sorted(unknown))}")
+    chosen = [each for each in DATA if not options.names or each.name in options.names]
+    boards = {data: _compare(options.folder.resolve() / data.name, data) for data in chosen}
     FILE.write_text(document(boards), encoding="utf-8")
 
 
