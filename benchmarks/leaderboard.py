@@ -40,7 +40,8 @@ class Data:
 
 INTRODUCTION = """
 Every method on the same teacher, soft targets, rows and number of steps. Made by
-`python -m benchmarks.leaderboard FOLDER [NAME ...]`, which runs the commands below. The validation split picks the epoch and the
+`python -m benchmarks.leaderboard FOLDER [NAME ...]`,
+which runs the commands below. The validation split picks the epoch and the
 order; the test split only reports. Differences are paired by seed; p is two-sided, by a paired t test on the test
 split, corrected for all comparisons of a table (Holm). Intervals tell the chance of training (weights, order), not that
 of the test rows, the labelled rows or the teacher. Methods have their default weights and temperatures: none was tuned
