@@ -6,6 +6,7 @@ from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from flows.summary import print_fitting
 from tasks import wording
 from tasks.comparison import words
 from tasks.comparison.job import Result
@@ -97,15 +98,7 @@ class Live:
 
 def show(board: Leaderboard, console: "Console") -> None:
     """Prints the leaderboard; a narrow terminal gets no intervals."""
-    from rich.measure import Measurement
-
-    if not console.is_terminal:
-        console.width = max(console.width, LOG_WIDTH)
-    table = _leaderboard(board, narrow=False)
-    if Measurement.get(console, console.options.update_width(1000), table).maximum > console.width:
-        table = _leaderboard(board, narrow=True)
-    console.print()
-    console.print(table)
+    print_fitting(console, lambda narrow: _leaderboard(board, narrow=narrow), LOG_WIDTH)
     console.print(words.headline(board), highlight=False)
     for name, student in board.students.items():
         facts = f"{wording.count(student.parameters)} parameters, {wording.milliseconds(student.latency_ms)} a row"

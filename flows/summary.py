@@ -1,5 +1,6 @@
 """The last thing a run prints: every model beside the others, and which one ships."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,18 +21,23 @@ def show(root: Path, console: "Console") -> None:
     Raises:
         UserError: where the evaluation has not run.
     """
-    from rich.measure import Measurement
-
     evaluation = Evaluation.read(root / EVALUATION)
-    if not console.is_terminal:
-        console.width = max(console.width, LOG_WIDTH)
-    table = _table(evaluation, narrow=False)
-    if Measurement.get(console, console.options.update_width(1000), table).maximum > console.width:
-        table = _table(evaluation, narrow=True)
-    console.print()
-    console.print(table)
+    print_fitting(console, lambda narrow: _table(evaluation, narrow=narrow))
     console.print(f"{wording.headline(evaluation)}. {wording.explanation(evaluation)}", highlight=False)
     console.print(f"{title(evaluation.shipped.candidate)} ships. {evaluation.shipped.because}", highlight=False)
+
+
+def print_fitting(console: "Console", table: "Callable[[bool], Table]", log_width: int = LOG_WIDTH) -> None:
+    """Prints the wide form of a table, or its narrow one where a terminal has no room; a log is `log_width` wide."""
+    from rich.measure import Measurement
+
+    if not console.is_terminal:
+        console.width = max(console.width, log_width)
+    shown = table(False)
+    if Measurement.get(console, console.options.update_width(1000), shown).maximum > console.width:
+        shown = table(True)
+    console.print()
+    console.print(shown)
 
 
 def _table(evaluation: Evaluation, *, narrow: bool) -> "Table":

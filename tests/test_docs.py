@@ -28,14 +28,16 @@ def test_every_block_of_objectives_is_valid(block: str) -> None:
     if isinstance(objectives, dict):
         targets = next(yaml.safe_load(each) for each in YAML if each.startswith("data:"))
         document["data"]["columns"] = targets["data"]["columns"]
-    parse(document)
+    found = parse(document).distill
+    shown = objectives.values() if isinstance(objectives, dict) else [objectives]
+    assert [each.name for each in found.all_objectives] == [each["name"] for some in shown for each in some]
 
 
 def test_the_assistant_is_valid() -> None:
     document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     document |= next(yaml.safe_load(block) for block in YAML if block.startswith("teachers:"))
     document["distill"]["teachers"] = ["assistant"]
-    parse(document)
+    assert parse(document).teachers["assistant"].model.name == "saved"
 
 
 def test_the_table_names_every_objective() -> None:
