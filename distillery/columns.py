@@ -16,13 +16,14 @@ from distillery.schema import Schema
 class Columns:
     """The rows of one split, in the order of the table.
 
-    Files in the folder: `schema.json`, `keys.npy` (uint64, a hash of each row's id), `target-<number>.npy` for every
-    target of the schema, in its order, and `<input>.npy` for every input. Of training rows also `hidden-<number>.npy`,
-    the targets before `data.labelled` hid some.
+    Files in the folder: `schema.json`, `keys.npy` (uint64, a hash of each row's id), `contents.npy` (uint64, a hash of
+    its inputs), `target-<number>.npy` for every target of the schema, in its order, and `<input>.npy` for every input.
+    Of training rows also `hidden-<number>.npy`, the targets before `data.labelled` hid some.
 
     Attributes:
         schema: inputs and targets.
         keys: (N,) uint64, what soft targets are aligned by.
+        contents: (N,) uint64, what a model says of a row depends on nothing else.
         targets: target name -> what is to be predicted, (N,) or (N, L); see `distillery.schema.Target`.
         inputs: input name -> (N, *shape), memory-mapped.
         picks: input name -> which of its columns are read; None: all.
@@ -34,9 +35,12 @@ class Columns:
         keys: npt.NDArray[np.uint64],
         targets: Mapping[str, npt.NDArray[Any]],
         inputs: Mapping[str, npt.NDArray[np.generic]],
+        contents: npt.NDArray[np.uint64] | None = None,
     ) -> None:
+        """Takes arrays as they are; without `contents` a key stands for the inputs too, as where users have no keys."""
         self.schema = schema
         self.keys = keys
+        self.contents = keys if contents is None else contents
         self.targets = dict(targets)
         self.inputs = dict(inputs)
         self.picks: dict[str, list[int] | None] = dict.fromkeys(inputs)
@@ -55,6 +59,7 @@ class Columns:
         schema = Schema.read(folder / "schema.json")
         try:
             keys = np.load(folder / "keys.npy")
+            contents = np.load(folder / "contents.npy")
             file = "hidden" if hidden else "target"
             targets = {name: np.load(folder / f"{file}-{at}.npy") for at, name in enumerate(schema.targets)}
             inputs = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in schema.inputs}
@@ -65,7 +70,7 @@ class Columns:
                 raise UserError(
                     f"{folder}/{name}.npy does not fit its schema; run `python -m flows run prepare --force`"
                 )
-        return cls(schema, keys, targets, inputs)
+        return cls(schema, keys, targets, inputs, contents)
 
     def select(self, schema: Schema) -> "Columns":
         """The same rows as a model with another schema reads them: only its inputs, in its order.
@@ -77,20 +82,22 @@ class Columns:
             return self
         picks = self.schema.picks(schema)
         chosen = self.schema.model_copy(update={"inputs": schema.inputs})
-        view = Columns(chosen, self.keys, self.targets, {name: self.inputs[name] for name in picks})
+        inputs = {name: self.inputs[name] for name in picks}
+        view = Columns(chosen, self.keys, self.targets, inputs, self.contents)
         view.picks = picks
         return view
 
     def only(self, target: str) -> "Columns":
         """The same rows for a model of one target."""
         schema = self.schema.model_copy(update={"targets": {target: self.schema.targets[target]}})
-        return Columns(schema, self.keys, {target: self.targets[target]}, self.inputs)
+        return Columns(schema, self.keys, {target: self.targets[target]}, self.inputs, self.contents)
 
     def write(self, folder: Path) -> None:
         """Writes the folder that `open` maps."""
         folder.mkdir(parents=True, exist_ok=True)
         self.schema.write(folder / "schema.json")
         np.save(folder / "keys.npy", self.keys)
+        np.save(folder / "contents.npy", self.contents)
         for at, name in enumerate(self.schema.targets):
             np.save(folder / f"target-{at}.npy", self.targets[name])
         for name, column in self.inputs.items():

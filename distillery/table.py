@@ -277,11 +277,12 @@ def _check_name(name: str, what: str) -> None:
     """Images and vectors are files of their own, under their name."""
     if (
         not re.fullmatch(r"[A-Za-z_][\w-]*", name)
-        or name in ("keys", NUMERIC)
+        or name in ("keys", "contents", NUMERIC)
         or re.fullmatch(r"(target|hidden)-\d+", name)
     ):
         raise UserError(
-            f"{what} column {name!r}: use letters, digits, _ and - (no keys, {NUMERIC}, target-0, hidden-0); rename it"
+            f"{what} column {name!r}: use letters, digits, _ and - (no keys, contents, {NUMERIC}, target-0, hidden-0); "
+            "rename it"
         )
 
 

@@ -40,7 +40,7 @@ class Viewed(Columns):
 
     def __init__(self, plain: Columns, views: Views) -> None:
         """Takes rows, whose files stay as they are: a view is made when it is gathered."""
-        super().__init__(plain.schema, plain.keys, plain.targets, plain.inputs)
+        super().__init__(plain.schema, plain.keys, plain.targets, plain.inputs, plain.contents)
         self.picks = plain.picks
         self.views = views
         self._plain = plain

@@ -28,6 +28,7 @@ def run(stage: Stage) -> Summary:
         UserError: where `data.labelled` asks for more labels than there are.
     """
     import numpy as np
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from distillery import targets
@@ -37,7 +38,9 @@ def run(stage: Stage) -> Summary:
     schema = Schema.read(stage.path("data/table/schema.json"))
     columns = {name: targets.column_of(name, schema.targets) for name in schema.targets}
     heads = {
-        name: pq.read_table(stage.path(f"data/table/{name}.parquet"), columns=["id", "split", *columns.values()])
+        name: pq.read_table(
+            stage.path(f"data/table/{name}.parquet"), columns=["id", "content", "split", *columns.values()]
+        )
         for name in dict.fromkeys(FILES.values())
     }
     summary: Summary = {}
@@ -66,6 +69,7 @@ def run(stage: Stage) -> Summary:
         folder.mkdir(parents=True)
         schema.write(folder / "schema.json")
         np.save(folder / "keys.npy", keys[chosen])
+        np.save(folder / "contents.npy", hash64(head["content"].filter(pa.array(chosen))))
         for at, values in enumerate(known.values()):
             np.save(folder / f"target-{at}.npy", values[chosen])
         if split == "train":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -36,6 +37,7 @@ def test_columns_hold_the_rows_in_the_order_of_the_table(tmp_path: Path, monkeyp
         np.testing.assert_array_equal(
             columns.keys, hash64(pq.read_table(tmp_path / "data/raw.parquet")["key"].take(numbers))
         )
+        np.testing.assert_array_equal(columns.contents, hash64(pa.array(expected["content"])))
         np.testing.assert_array_equal(columns.inputs["numeric"], expected[["a", "b"]].to_numpy())
         np.testing.assert_array_equal(columns.inputs["image"], pixels[numbers])
         np.testing.assert_array_equal(columns.target, (expected["target"] == "yes").astype(int))
