@@ -11,10 +11,11 @@ import torch
 from benchmarks.digits28 import SCHEMA, columns, main_job, teacher_model
 from benchmarks.interleaved import Result, ratio, seconds
 from distillery import models
+from distillery.asking import write
 from distillery.sampling import batches, epoch_order
 from distillery.saved import channels_last
 from distillery.signals import Batch, LiveTeacher
-from distillery.soft_targets import SoftTargets, write
+from distillery.soft_targets import SoftTargets
 
 ROWS = 200_000
 
@@ -76,7 +77,7 @@ def features(folder: Path) -> list[Result]:
     rows = columns(folder / "some", 512)
     teacher = models.build(teacher_model(), SCHEMA, seed=0)
     shutil.rmtree(folder / "store", ignore_errors=True)
-    manifest = write(folder / "store", teacher, "t", {"train": rows}, partial=folder / "partial", asked="stages")
+    manifest, _ = write(folder / "store", teacher, "t", {"train": rows}, partial=folder / "partial", asked="stages")
     stored = SoftTargets.open(folder / "store").teacher("train", list(manifest.features))
     live = LiveTeacher(teacher, list(manifest.features))
     order = np.random.default_rng(0).permutation(512)[:128]

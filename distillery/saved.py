@@ -141,41 +141,29 @@ def predict(network: Network, columns: Columns, batch_size: int = 512) -> npt.ND
         (N, O) float32: logits, and numbers in their own unit.
     """
     logits = np.empty((columns.shown, network.schema.outputs), dtype=np.float32)
-    for at, block in predict_blocks(network, columns, 0, batch_size):
-        logits[at : at + len(block)] = block
+    for rows, block, _ in signal_blocks(network, columns, np.arange(columns.shown), batch_size):
+        logits[rows] = block
     return logits
 
 
-def predict_blocks(
-    network: Network, columns: Columns, start: int, batch_size: int
-) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-    """Outputs block by block, from row `start` on.
-
-    Yields:
-        The number of the first row, and (B, O) float32 outputs.
-    """
-    for at, outputs, _ in signal_blocks(network, columns, start, batch_size):
-        yield at, outputs
-
-
 def signal_blocks(
-    network: Network, columns: Columns, start: int, batch_size: int, layers: Sequence[str] = ()
-) -> Iterator[tuple[int, npt.NDArray[np.float32], dict[str, npt.NDArray[np.float32]]]]:
-    """Outputs and features block by block, from row `start` on.
+    network: Network, columns: Columns, rows: npt.NDArray[np.int64], batch_size: int, layers: Sequence[str] = ()
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], dict[str, npt.NDArray[np.float32]]]]:
+    """Outputs and features of some rows, block by block.
 
     Yields:
-        The number of the first row, (B, O) float32 outputs, and layer -> (B, ...) float32 of the named layers.
+        (B,) their numbers, (B, O) float32 outputs, and layer -> (B, ...) float32 of the named layers.
     """
     place = device()
     move(network, place).eval()
     read = columns.select(network.schema)
     with Capture(network, layers) as capture:
-        for at in range(start, read.shown, batch_size):
+        for at in range(0, len(rows), batch_size):
+            block = rows[at : at + batch_size]
             with torch.inference_mode():
-                rows = read.gather(slice(at, at + batch_size))
-                moved = (tensor.to(place, non_blocking=True) for tensor in rows)
+                moved = (tensor.to(place, non_blocking=True) for tensor in read.gather(block))
                 outputs = network(*channels_last(moved)).float().cpu().numpy()
-                yield at, outputs, {name: value.float().cpu().numpy() for name, value in capture.features.items()}
+                yield block, outputs, {name: value.float().cpu().numpy() for name, value in capture.features.items()}
 
 
 def move(network: Network, place: torch.device) -> Network:

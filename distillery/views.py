@@ -102,12 +102,12 @@ def draws(keys: Numbers, view: Numbers, name: str, config: Augmentation) -> Draw
         config: what may happen.
     """
     with np.errstate(over="ignore"):
-        start = _mixed(_mixed(_mixed(keys) + np.uint64(zlib.crc32(name.encode()))) + view)
+        start = mixed(mixed(mixed(keys) + np.uint64(zlib.crc32(name.encode()))) + view)
 
     def uniform(number: int) -> npt.NDArray[np.float64]:
         # The 53 upper bits, as NumPy makes a float of 64 random bits.
         with np.errstate(over="ignore"):
-            return (_mixed(start + np.uint64(number) * GOLDEN) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+            return (mixed(start + np.uint64(number) * GOLDEN) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     window = moves = mirrored = None
     if config.crop < 1.0:
@@ -120,7 +120,7 @@ def draws(keys: Numbers, view: Numbers, name: str, config: Augmentation) -> Draw
     return Draws(window, moves, mirrored)
 
 
-def _mixed(values: Numbers) -> Numbers:
+def mixed(values: Numbers) -> Numbers:
     """One step of splitmix64 (Steele, Lea, Flood 2014) from each number: 64 bits that depend on all of its own."""
     with np.errstate(over="ignore"):
         mixed = values + GOLDEN

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from distillery import models
+from distillery.asking import write
 from distillery.columns import Columns
 from distillery.config import Mlp
 from distillery.errors import UserError
 from distillery.saved import predict
 from distillery.signals import Batch
-from distillery.soft_targets import SoftTargets, StoredTeacher, write
+from distillery.soft_targets import SoftTargets, StoredTeacher
 from tests.science import SCHEMA, digits
 
 
@@ -30,7 +31,7 @@ PARTS = {"train": digits(0, 1000), "validation": digits(1000, 1300)}
 
 
 def test_the_store_says_what_the_teacher_says(tmp_path: Path, network):
-    manifest = write(tmp_path / "store", network, "t", PARTS, partial=tmp_path / "partial")
+    manifest, _ = write(tmp_path / "store", network, "t", PARTS, partial=tmp_path / "partial")
     store = SoftTargets.open(tmp_path / "store", "t", list(PARTS.values()))
     for name, columns in PARTS.items():
         exact = predict(network, columns)
@@ -87,8 +88,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from distillery import models
+from distillery.asking import write
 from distillery.config import Mlp
-from distillery.soft_targets import write
+from distillery.asking import write
 from tests.science import SCHEMA
 from tests.test_soft_targets import PARTS
 folder = Path(sys.argv[1])
@@ -154,5 +156,5 @@ def test_logits_beyond_float16_are_told_and_float32_holds_them(tmp_path: Path):
         loud.body.head.bias.fill_(1e5)
     with pytest.raises(UserError, match=r"soft_targets.dtype: float32"):
         write(tmp_path / "a", loud, "t", PARTS, partial=tmp_path / "p")
-    manifest = write(tmp_path / "b", loud, "t", PARTS, partial=tmp_path / "q", dtype="float32")
+    manifest, _ = write(tmp_path / "b", loud, "t", PARTS, partial=tmp_path / "q", dtype="float32")
     assert manifest.fidelity.equal_argmax == 1.0

@@ -9,11 +9,12 @@ import pytest
 import yaml
 
 from distillery import models
+from distillery.asking import write
 from distillery.config import Mlp
 from distillery.errors import UserError
 from distillery.features import Capture
 from distillery.saved import digest
-from distillery.soft_targets import SoftTargets, write
+from distillery.soft_targets import SoftTargets
 from tasks.params import parse
 from tests.science import SCHEMA, digits
 from tests.small_project import PARAMS, copied, run
@@ -140,9 +141,11 @@ def test_numbers_are_stored_as_float32(tmp_path: Path):
         update={"targets": {"size": SCHEMA.targets["label"].model_copy(update={"kind": "number", "names": ()})}}
     )
     network = models.build(Mlp(name="mlp"), schema, seed=0)
-    assert write(tmp_path / "a", network, "t", PARTS, partial=tmp_path / "p").dtype == "float32"
+    manifest, _ = write(tmp_path / "a", network, "t", PARTS, partial=tmp_path / "p")
+    assert manifest.dtype == "float32"
     network = models.build(Mlp(name="mlp"), SCHEMA, seed=0)
-    assert write(tmp_path / "b", network, "t", PARTS, partial=tmp_path / "q").dtype == "float16"
+    manifest, _ = write(tmp_path / "b", network, "t", PARTS, partial=tmp_path / "q")
+    assert manifest.dtype == "float16"
 
 
 def test_augment_without_images_is_told_by_its_key(tmp_path: Path):

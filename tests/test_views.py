@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from distillery import models
+from distillery.asking import write
 from distillery.config import Augmentation, Mlp, TrainingConfig
 from distillery.errors import UserError
 from distillery.sampling import epoch_order
 from distillery.saved import predict
 from distillery.schema import Input
 from distillery.signals import Batch, LiveTeacher
-from distillery.soft_targets import SoftTargets, write
+from distillery.soft_targets import SoftTargets
 from distillery.training import _order
 from distillery.views import Viewed, Views, check_images, draws
 from tests.science import SCHEMA, digits
