@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from distillery.errors import UserError
+from distillery.partitions import is_of_images
 from distillery.sources import Options, images
 from distillery.sources.table import FORMATS, files_of
 
@@ -51,7 +52,7 @@ class Rows:
         Raises:
             UserError: where it is missing, empty or damaged, lacks a column, or a CSV has no number where one must be.
         """
-        if _is_of_images(path):
+        if is_of_images(path):
             names = tuple(choose(OF_IMAGES))
             _require(names, OF_IMAGES, path)
             files = images.found(path)
@@ -78,7 +79,7 @@ class Rows:
             UserError: where a file is damaged further on.
         """
         size = max(1, min(MOST_ROWS, BLOCK_BYTES // row_bytes))
-        if self.names and self._files and _is_of_images(self.path):
+        if self.names and self._files and is_of_images(self.path):
             yield from self._images(size)
             return
         base = self.path if self.path.is_dir() else self.path.parent
@@ -158,11 +159,6 @@ def _columns(file: Path) -> list[str]:
         with pyarrow.csv.open_csv(file) as reader:
             return list(reader.schema.names)
     return list(pq.read_schema(file).names)
-
-
-def _is_of_images(path: Path) -> bool:
-    """Whether a folder holds anything but tables."""
-    return path.is_dir() and any(file.suffix.lower() not in FORMATS for file in images.found(path))
 
 
 def _is_csv(file: Path) -> bool:

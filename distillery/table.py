@@ -18,7 +18,8 @@ from distillery.schema import Input, Kind, Schema
 
 SPLITS = ("train", "validation", "test")
 NUMERIC = "numeric"
-RESERVED = ("id", "row_origin", "content", "split", "group", "target")  # and target.<name>
+RESERVED = ("id", "row_origin", "content", "partition", "split", "group", "target")  # and target.<name>
+FILES = ("keys", "contents", "partitions")  # of prepared rows, beside one for each image or vector
 BLOCK_BYTES = 1 << 24
 IMAGE_DIMENSIONS = 3
 
@@ -63,48 +64,43 @@ class Shares:
 
 
 def build(
-    raw: pa.Table, roles: Roles, shares: Shares, *, duplicates: Literal["refuse", "drop"] = "refuse"
+    parts: Sequence[pa.Table], roles: Roles, shares: Shares, *, duplicates: Literal["refuse", "drop"] = "refuse"
 ) -> tuple[pa.Table, Schema]:
     """Turns the user's columns into the table that every later stage reads.
 
+    A row of a later part whose inputs are known from an earlier one is that row again: it adds nothing but the labels
+    that were missing. So what is sent twice counts once, a label may come later, and no row changes its split.
+
     Args:
-        raw: as a source loads it.
+        parts: as a source loads them; the first is the user's data, the others are what arrived since.
         roles: which columns are what.
         shares: of the splits; without effect where the user has a split column.
-        duplicates: `drop` keeps the first of rows with equal inputs, with the first label that any of them has;
-            `refuse` keeps all, for `validate` to name them.
+        duplicates: within one part: `drop` keeps the first of rows with equal inputs, with the first label that any of
+            them has; `refuse` keeps all, for `validate` to name them.
 
     Returns:
-        The table, in the order of `raw`: `id`, `row_origin` (where the user finds the row), `content` (hash of all
-        inputs), `split`, `group` if there is one, `target` (null where unlabelled; with several targets
-        `target.<name>`), and the inputs: an image as fixed_shape_tensor of uint8 (channels, height, width), a vector as
-        that of float32, a number as float32, null where missing. And its schema: classes are the labels of training
-        rows, integers in numeric order.
+        The table, in the order of the parts: `id`, `row_origin` (where the user finds the row), `content` (hash of all
+        inputs), `partition` (which part brought the row, from 0), `split`, `group` if there is one, `target` (null
+        where unlabelled; with several targets `target.<name>`) and for each its `.partition` (which part brought the
+        label), and the inputs: an image as fixed_shape_tensor of uint8 (channels, height, width), a vector as that of
+        float32, a number as float32, null where missing. And its schema: classes are the labels of training rows,
+        integers in numeric order.
 
     Raises:
         UserError: where a column cannot have its role, a key stands twice, or copies of a row contradict each other.
     """
-    if raw.num_rows == 0:
+    if parts[0].num_rows == 0:
         raise UserError("the table has no row: put data there, or change data.path")
-    origin = _origin(raw)
-    inputs, columns = _inputs(raw, roles, origin)
-    content = content_ids(columns)
-    ids = content if roles.key is None else _keys(raw, roles.key, origin)
-    table = {"id": ids, "row_origin": origin, "content": content}
-    if roles.group is not None:
-        table["group"] = _filled(raw, roles.group, "group", origin)
-    if roles.split is None:
-        table["split"] = split_of(hash64(table.get("group", ids)), shares)
-    else:
-        table["split"] = _given_split(raw, roles.split, origin)
+    read = [rows_of(part, roles, shares, number) for number, part in enumerate(parts)]
+    inputs = read[0][1]
+    for (_, other), part in zip(read[1:], parts[1:], strict=True):
+        if other != inputs:
+            raise UserError(f"{_origin(part)[0]}: its inputs are {_told(other)}, those of data.path {_told(inputs)}")
+    rows = pa.concat_tables([rows for rows, _ in read])
     named = {name: targets.column_of(name, roles.targets) for name in roles.targets}
-    clash = sorted(set(named.values()) & set(columns))
-    if clash:
-        raise UserError(f"data.columns.inputs: {clash[0]!r} is a column of the program's own; rename yours")
-    own = {column: targets.read(raw[name], name, roles.targets[name], origin) for name, column in named.items()}
-    rows = pa.table({name: table[name] for name in RESERVED if name in table} | own | columns)
-    if duplicates == "drop":
-        rows = _without_copies(rows, list(own))
+    rows = _without_copies(rows, list(named.values()), drop=duplicates == "drop")
+    if roles.key is not None:
+        _check_keys(rows, roles.key)
     training = rows.filter(pc.equal(rows["split"], "train"))
     described = {}
     for name, column in named.items():
@@ -114,6 +110,40 @@ def build(
         if not described[name].width:
             raise UserError(f"no training row has a label other than none in column {name!r}: some must")
     return rows, Schema(inputs=inputs, targets=described)
+
+
+def rows_of(raw: pa.Table, roles: Roles, shares: Shares, partition: int = 0) -> tuple[pa.Table, dict[str, Input]]:
+    """One part in the form of `build`, copies included, and what its inputs are.
+
+    Raises:
+        UserError: where a column cannot have its role, or a key stands twice.
+    """
+    origin = _origin(raw)
+    inputs, columns = _inputs(raw, roles, origin)
+    content = content_ids(columns)
+    ids = content if roles.key is None else _keys(raw, roles.key, origin)
+    number = pa.array(np.full(raw.num_rows, partition, np.int32))
+    table = {"id": ids, "row_origin": origin, "content": content, "partition": number}
+    if roles.group is not None:
+        table["group"] = _filled(raw, roles.group, "group", origin)
+    if roles.split is None:
+        table["split"] = split_of(hash64(table.get("group", ids)), shares)
+    else:
+        table["split"] = _given_split(raw, roles.split, origin)
+    own = {}
+    for name in roles.targets:
+        column = targets.column_of(name, roles.targets)
+        own[column] = targets.read(raw[name], name, roles.targets[name], origin)
+        own[since(column)] = number
+    clash = sorted(set(own) & set(columns))
+    if clash:
+        raise UserError(f"data.columns.inputs: {clash[0]!r} is a column of the program's own; rename yours")
+    return pa.table({name: table[name] for name in RESERVED if name in table} | own | columns), inputs
+
+
+def since(column: str) -> str:
+    """The column that tells which part brought the labels of a target's column."""
+    return f"{column}.partition"
 
 
 def hash64(texts: pa.Array) -> npt.NDArray[np.uint64]:
@@ -277,12 +307,12 @@ def _check_name(name: str, what: str) -> None:
     """Images and vectors are files of their own, under their name."""
     if (
         not re.fullmatch(r"[A-Za-z_][\w-]*", name)
-        or name in ("keys", "contents", NUMERIC)
-        or re.fullmatch(r"(target|hidden)-\d+", name)
+        or name in (*FILES, NUMERIC)
+        or re.fullmatch(r"(target|hidden|since)-\d+", name)
     ):
         raise UserError(
-            f"{what} column {name!r}: use letters, digits, _ and - (no keys, contents, {NUMERIC}, target-0, hidden-0); "
-            "rename it"
+            f"{what} column {name!r}: use letters, digits, _ and - (no {', '.join(FILES)}, {NUMERIC}, target-0, "
+            "hidden-0, since-0); rename it"
         )
 
 
@@ -352,30 +382,48 @@ def _given_split(raw: pa.Table, name: str, origin: pa.Array) -> pa.Array:
     return split
 
 
-def _without_copies(rows: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """The first of rows with equal inputs, each target with the first that any of them has."""
+def _without_copies(rows: pa.Table, columns: Sequence[str], *, drop: bool) -> pa.Table:
+    """The first of rows with equal inputs, each target with the first that any of them has.
+
+    Args:
+        rows: of all parts, one part after another.
+        columns: of the targets.
+        drop: copies within a part too.
+    """
     codes = whole(rows["content"]).dictionary_encode().indices.to_numpy()
     _, first = np.unique(codes, return_index=True)
     if len(first) == len(codes):
         return rows
-    kept = rows.take(pa.array(first))
+    partition = rows["partition"].to_numpy()
+    gone = first[codes] != np.arange(len(codes))
+    if not drop:
+        gone &= partition > partition[first[codes]]
+    merged = np.unique(codes[gone])
     for column in columns:
-        merged = _merged(rows, column, codes, len(first))
-        kept = kept.set_column(kept.column_names.index(column), column, merged)
-    return kept
+        source = np.arange(len(codes))
+        source[first[merged]] = _first_labelled(rows, column, codes, merged, first)
+        for name in (column, since(column)):
+            rows = rows.set_column(rows.column_names.index(name), name, whole(rows[name]).take(pa.array(source)))
+    return rows.filter(pa.array(~gone))
 
 
-def _merged(rows: pa.Table, column: str, codes: npt.NDArray[np.int64], count: int) -> pa.Array:
-    """One target of each distinct row: the first that is known among its copies."""
+def _first_labelled(
+    rows: pa.Table,
+    column: str,
+    codes: npt.NDArray[np.int64],
+    merged: npt.NDArray[np.int64],
+    first: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """For each distinct row among `merged` the number of its first copy with a label; where none has one, the first."""
     target = whole(rows[column])
-    labelled = np.flatnonzero(~missing(target))
+    labelled = np.flatnonzero(~missing(target) & np.isin(codes, merged))
     compared = targets.comparable(target).dictionary_encode()
     labels = compared.indices.to_numpy(zero_copy_only=False)[labelled].astype(np.int64)
-    seen, first_label = np.unique(codes[labelled], return_index=True)
-    source = np.full(count, -1)
-    source[seen] = labelled[first_label]
+    seen, at = np.unique(codes[labelled], return_index=True)
+    source = first.copy()
+    source[seen] = labelled[at]
     # Each labelled row against the label that its copies get.
-    contradicting = np.flatnonzero(labels != labels[first_label][np.searchsorted(seen, codes[labelled])])
+    contradicting = np.flatnonzero(labels != labels[at][np.searchsorted(seen, codes[labelled])])
     if len(contradicting):
         other = int(labelled[contradicting[0]])
         row = int(source[codes[other]])
@@ -383,7 +431,26 @@ def _merged(rows: pa.Table, column: str, codes: npt.NDArray[np.int64], count: in
             f"{_name(rows, row)} and {_name(rows, other)} have equal inputs but labels {target[row]} and "
             f"{target[other]}: correct or remove one"
         )
-    return target.take(pa.array(source, mask=source < 0))
+    return source[merged]
+
+
+def _check_keys(rows: pa.Table, name: str) -> None:
+    """Refuses a key that a later part gives to other inputs."""
+    codes = whole(rows["id"]).dictionary_encode().indices.to_numpy()
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    twice = np.flatnonzero(counts > 1)
+    if len(twice):
+        row = int(first[twice[0]])
+        again = int(np.flatnonzero(codes == codes[row])[1])
+        raise UserError(
+            f"key column {name!r}: {rows['id'][row]} stands in {rows['row_origin'][row]} and, with other inputs, in "
+            f"{rows['row_origin'][again]} ({len(twice)} such keys): a key names one row"
+        )
+
+
+def _told(inputs: Mapping[str, Input]) -> str:
+    """Inputs in words, for messages."""
+    return ", ".join(f"{name} {'x'.join(map(str, spec.shape))}" for name, spec in inputs.items())
 
 
 def _name(rows: pa.Table, row: int) -> str:

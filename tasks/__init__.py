@@ -4,6 +4,7 @@ STAGES = (
     "ingest",
     "validate",
     "prepare",
+    "snapshot",
     "train_teacher",
     "soft_targets",
     "validate_soft_targets",

@@ -40,19 +40,22 @@ class Splits:
     shown: Columns
 
     @classmethod
-    def open(cls, stage: Stage, *, hidden: bool = False, views: bool = False) -> "Splits":
+    def open(
+        cls, stage: Stage, *, folder: str = "data/prepared", hidden: bool = False, views: bool = False
+    ) -> "Splits":
         """Maps the prepared columns.
 
         Args:
-            stage: tells folder and parameters.
+            stage: tells where the project is, and its parameters.
+            folder: holds the splits.
             hidden: with the training labels that `data.labelled` hides.
             views: in the views of `soft_targets`, where there are any.
 
         Raises:
             UserError: where views are asked for and no input is an image.
         """
-        train = Columns.open(stage.path("data/prepared/train"), hidden=hidden)
-        validation = Columns.open(stage.path("data/prepared/validation"))
+        train = Columns.open(stage.path(f"{folder}/train"), hidden=hidden)
+        validation = Columns.open(stage.path(f"{folder}/validation"))
         store = stage.params.soft_targets
         if not (views and store.views):
             return cls(train, validation, train)

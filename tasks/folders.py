@@ -7,7 +7,7 @@ from tasks.params import Params
 
 # One entry a teacher, as a folder or as a file.
 OF_TEACHERS = ("models/teachers", "data/soft_targets", "reports/soft_targets")
-STANDING = (*OF_TEACHERS, "custom")
+STANDING = (*OF_TEACHERS, "custom", "data/partitions")
 
 
 def make_standing(root: Path) -> None:

@@ -21,24 +21,26 @@ def run(stage: Stage) -> Summary:
     """
     import pyarrow.compute as pc
 
-    from distillery import table, targets
+    from distillery import partitions, table, targets
     from distillery.sources import Options, load
 
     data, ingest = stage.params.data, stage.params.ingest
     columns = data.columns
     roles = table.Roles(columns.inputs, columns.targets, columns.key, columns.group, columns.split)
     options = Options(ingest.image_size, ingest.image_mode, roles.names, stage.progress.track)
-    raw = load(data.source, stage.path(data.path), roles.columns, options)
+    arrived = partitions.found(stage.path("data/partitions"))
+    parts = [load(data.source, stage.path(data.path), roles.columns, options)]
+    parts += [named(partitions.read(each.folder, roles, options), each.name) for each in arrived]
     shares = table.Shares(**data.split.model_dump())
-    rows, schema = table.build(raw, roles, shares, duplicates=ingest.duplicates)
+    rows, schema = table.build(parts, roles, shares, duplicates=ingest.duplicates)
     in_test = pc.equal(rows["split"], "test")
     _write(rows.filter(pc.invert(in_test)), stage.output("data/table/rows.parquet"))
     _write(rows.filter(in_test), stage.output("data/table/test.parquet"))
     schema.write(stage.output("data/table/schema.json"))
     counts = {split: pc.sum(pc.equal(rows["split"], split)).as_py() for split in table.SPLITS}
-    dropped = raw.num_rows - rows.num_rows
+    dropped = sum(part.num_rows for part in parts) - rows.num_rows
     if dropped:
-        stage.progress.say(f"ingest: {dropped} copies of other rows were dropped (ingest.duplicates: drop)")
+        stage.progress.say(f"ingest: {dropped} copies of other rows were dropped")
     unknown = [rows[targets.column_of(name, schema.targets)].is_null() for name in schema.targets]
     return {
         "rows": rows.num_rows,
@@ -46,7 +48,16 @@ def run(stage: Stage) -> Summary:
         "labelled": rows.num_rows - pc.sum(functools.reduce(pc.and_, unknown)).as_py(),
         "outputs": schema.outputs,
         "dropped": dropped,
+        "partitions": len(arrived),
     }
+
+
+def named(raw: "pa.Table", partition: str) -> "pa.Table":
+    """Rows whose origin tells the partition."""
+    import pyarrow.compute as pc
+
+    origin = pc.binary_join_element_wise(f"{partition}:", pc.cast(raw["row_origin"], "string"), " ")
+    return raw.set_column(raw.column_names.index("row_origin"), "row_origin", origin)
 
 
 def _write(rows: "pa.Table", file: "Path") -> None:

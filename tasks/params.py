@@ -303,6 +303,25 @@ class Gates(Config):
     )
 
 
+class DriftLimits(Config):
+    """When new rows count as of another kind than the present ones."""
+
+    level: float = Field(0.01, gt=0.0, lt=1.0, description="of significance, corrected for all tests of a batch")
+    effect: float = Field(0.1, ge=0.0, le=1.0, description="at least this share of a distribution must have moved")
+
+
+class Retraining(Config):
+    """What `python -m flows retrain` does with data that arrived."""
+
+    snapshot: int = Field(ge=0, description="partitions that teachers have learned from; raised by retrain")
+    teacher: Literal["never", "on_drift", "always"] = Field(
+        "on_drift", description="when new rows reach the teachers too, so that those are trained anew"
+    )
+    drift: DriftLimits = DriftLimits()
+    commit: bool = Field(False, description="data, params.yaml and dvc.lock to Git")
+    push: bool = Field(False, description="data and results to the default DVC remote")
+
+
 class Registry(Config):
     """Names in the MLflow registry."""
 
@@ -374,8 +393,9 @@ class Params(Config):
     evaluate: Evaluate
     gates: Gates = Gates()
     registry: Registry
+    retraining: Retraining
     comparison: Comparison = Comparison()
-    schedules: dict[Literal["distillation", "promotion", "comparison"], Schedule] = Field(
+    schedules: dict[Literal["retraining", "distillation", "promotion", "comparison"], Schedule] = Field(
         {}, description="what `python -m flows serve` runs"
     )
 

@@ -21,8 +21,9 @@ BATCH_BYTES = 1 << 22
 def run(stage: Stage) -> Summary:
     """Writes `data/prepared/{train,validation,test}`, rows in the table's order.
 
-    `data.labelled` training rows keep their label, spread over the classes; the others become unlabelled for
-    everybody. Rows of validation and test without a label are left out: nothing can be measured on them.
+    Of the training rows of `data.path` `data.labelled` keep their label, spread over the classes; the others become
+    unlabelled for everybody. Labels that arrived later stay, so that new rows hide none of the old ones. Rows of
+    validation and test without a label are left out: nothing can be measured on them.
 
     Raises:
         UserError: where `data.labelled` asks for more labels than there are.
@@ -33,13 +34,14 @@ def run(stage: Stage) -> Summary:
 
     from distillery import targets
     from distillery.schema import Schema
-    from distillery.table import hash64
+    from distillery.table import hash64, since
 
     schema = Schema.read(stage.path("data/table/schema.json"))
     columns = {name: targets.column_of(name, schema.targets) for name in schema.targets}
     heads = {
         name: pq.read_table(
-            stage.path(f"data/table/{name}.parquet"), columns=["id", "content", "split", *columns.values()]
+            stage.path(f"data/table/{name}.parquet"),
+            columns=["id", "content", "partition", "split", *columns.values(), *map(since, columns.values())],
         )
         for name in dict.fromkeys(FILES.values())
     }
@@ -49,17 +51,21 @@ def run(stage: Stage) -> Summary:
         chosen = head["split"].to_numpy() == split
         known = {target: targets.values(head[columns[target]], spec) for target, spec in schema.targets.items()}
         keys = hash64(head["id"])
+        brought = {target: head[since(columns[target])].to_numpy() for target in schema.targets}
         any_known = np.logical_or.reduce([spec.known(known[target]) for target, spec in schema.targets.items()])
         if split == "train":
             rows = np.flatnonzero(chosen)
             _check_number(stage.params.data.labelled, schema)
-            strata = _strata(schema, known, any_known)
+            original = {target: without(values, brought[target] > 0) for target, values in known.items()}
+            strata = _strata(schema, original)
             kept = keep_labels(strata, keys, rows, stage.params.data.labelled, int(strata.max()) + 1)
             hidden = [values[chosen] for values in known.values()]
-            for values in known.values():
-                values[~kept] = UNLABELLED if values.dtype == np.int64 else np.nan
-            schema = _with_scale(schema, known)
-            summary |= {"labelled": int(kept[rows].sum())}
+            known = {
+                target: without(values, ~chosen | (~kept & (brought[target] == 0))) for target, values in known.items()
+            }
+            schema = with_scale(schema, known)
+            left = [spec.known(known[target][chosen]) for target, spec in schema.targets.items()]
+            summary |= {"labelled": int(np.logical_or.reduce(left).sum())}
         else:
             unlabelled = chosen & ~any_known
             if unlabelled.any():
@@ -70,8 +76,10 @@ def run(stage: Stage) -> Summary:
         schema.write(folder / "schema.json")
         np.save(folder / "keys.npy", keys[chosen])
         np.save(folder / "contents.npy", hash64(head["content"].filter(pa.array(chosen))))
-        for at, values in enumerate(known.values()):
+        np.save(folder / "partitions.npy", head["partition"].to_numpy()[chosen])
+        for at, (target, values) in enumerate(known.items()):
             np.save(folder / f"target-{at}.npy", values[chosen])
+            np.save(folder / f"since-{at}.npy", brought[target][chosen])
         if split == "train":
             for at, values in enumerate(hidden):
                 np.save(folder / f"hidden-{at}.npy", values)
@@ -91,9 +99,16 @@ def _check_number(labelled: int | Literal["all"], schema: "Schema") -> None:
         raise UserError(f"data.labelled: {labelled} labels cannot show all {first.width} classes; raise it")
 
 
-def _strata(
-    schema: "Schema", known: "Mapping[str, npt.NDArray[Any]]", any_known: "npt.NDArray[np.bool_]"
-) -> "npt.NDArray[np.int64]":
+def without(values: "npt.NDArray[Any]", unknown: "npt.NDArray[np.bool_]") -> "npt.NDArray[Any]":
+    """A target's values with some taken away."""
+    import numpy as np
+
+    left = values.copy()
+    left[unknown] = UNLABELLED if values.dtype == np.int64 else np.nan
+    return left
+
+
+def _strata(schema: "Schema", known: "Mapping[str, npt.NDArray[Any]]") -> "npt.NDArray[np.int64]":
     """(N,) groups over which the labels that stay are spread: the classes of the first target, where it has some.
 
     A row of which only other targets are known forms a group with its like; -1 where nothing is known.
@@ -101,13 +116,14 @@ def _strata(
     import numpy as np
 
     first = schema.targets[schema.target]
+    any_known = np.logical_or.reduce([spec.known(known[target]) for target, spec in schema.targets.items()])
     if first.kind == "classes":
         number = known[schema.target]
         return np.where(number != UNLABELLED, number, np.where(any_known, first.width, UNLABELLED))
     return np.where(any_known, 0, UNLABELLED)
 
 
-def _with_scale(schema: "Schema", known: "Mapping[str, npt.NDArray[Any]]") -> "Schema":
+def with_scale(schema: "Schema", known: "Mapping[str, npt.NDArray[Any]]") -> "Schema":
     """The schema with mean and deviation of every number over the labelled training rows.
 
     Raises:

@@ -10,7 +10,7 @@ from tasks.stage import Stage, Summary
 def run(stage: Stage) -> Summary:
     """Writes `models/teachers/<key>`; of an api only whom to ask, and it is not asked yet."""
     config = stage.params.teachers[stage.item]
-    splits = Splits.open(stage, hidden=config.labels == "all")
+    splits = Splits.open(stage, folder="data/snapshot", hidden=config.labels == "all")
     output = f"models/teachers/{stage.item}"
     if isinstance(config.model, Api):
         schema = splits.train.schema

@@ -40,6 +40,7 @@ def project(root: Path, *, path: str = "data/raw.parquet", **sections: Any) -> P
         "export": {},
         "evaluate": {},
         "registry": {},
+        "retraining": {"snapshot": 0},
     } | sections
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")

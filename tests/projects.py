@@ -87,6 +87,7 @@ PARAMS: dict[str, Any] = {
     "export": {"int8": False},
     "evaluate": {"primary": "accuracy", "resamples": 200},
     "registry": {"experiment": "distillation", "teacher": "teacher", "student": "student"},
+    "retraining": {"snapshot": 0},
 }
 
 
@@ -110,7 +111,7 @@ class Project:
         for name in ("config", ".gitignore"):
             shutil.copy(source / ".dvc" / name, root / ".dvc" / name)
         (root / "custom" / "models.py").write_text(MODELS)
-        for folder in ("models/teachers", "data/soft_targets", "reports/soft_targets"):
+        for folder in ("models/teachers", "data/soft_targets", "data/partitions", "reports/soft_targets"):
             (root / folder).mkdir(parents=True)
         project = cls(root)
         project.set_params()

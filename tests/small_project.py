@@ -35,6 +35,7 @@ finetune:
 export: {}
 evaluate: {resamples: 500}
 registry: {}
+retraining: {snapshot: 0}
 """
 TRAINED = (
     "ingest",

@@ -37,12 +37,14 @@ class Options:
         image_mode: one or three channels.
         texts: columns of names, whose values in a CSV are text even where they look like numbers: 01 is not 1.
         track: wraps a long loop, given its items, a description and their number; draws a bar.
+        optional: columns that files may lack; their values are missing then.
     """
 
     image_size: tuple[int, int] | None = None
     image_mode: Literal["grey", "rgb"] = "rgb"
     texts: tuple[str, ...] = ()
     track: Track = _silently
+    optional: tuple[str, ...] = ()
 
 
 def load(source: str, path: Path, columns: Sequence[str], options: Options | None = None) -> "pa.Table":

@@ -49,8 +49,9 @@ def load(path: Path, columns: Sequence[str], options: "Options") -> "pa.Table":
         form = ds.ParquetFileFormat() if kind == "parquet" else csv
         try:
             data = ds.dataset([str(file)], format=form, partitioning="hive", partition_base_dir=str(base))
-            require(columns, data.schema.names, file)
-            rows = _parquet(data, columns) if kind == "parquet" else data.to_table(columns=list(columns))
+            present = [name for name in columns if name in data.schema.names or name not in options.optional]
+            require(present, data.schema.names, file)
+            rows = _parquet(data, present) if kind == "parquet" else data.to_table(columns=present)
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).split("\n", 1)[0].replace("Is this a 'csv' file?", "").strip()
             raise UserError(f"{file} cannot be read as {kind}: {reason}; mend or replace the file") from None
@@ -59,6 +60,9 @@ def load(path: Path, columns: Sequence[str], options: "Options") -> "pa.Table":
             rows = rows.set_column(rows.column_names.index(name), name, column)
         numbers = pc.cast(pa.array(range(1, rows.num_rows + 1)), pa.string())
         origin = pc.binary_join_element_wise(f"{file.relative_to(base)} row", numbers, " ")
+        for name in columns:
+            if name not in rows.column_names:
+                rows = rows.append_column(name, pa.nulls(rows.num_rows))
         tables.append(rows.append_column("row_origin", origin))
     try:
         return pa.concat_tables(tables, promote_options="permissive")
