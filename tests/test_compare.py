@@ -22,7 +22,7 @@ from tasks.comparison import adopt as adopting
 from tasks.comparison import job as work
 from tasks.comparison import leaderboard, page, plan, words
 from tasks.comparison.job import Result
-from tasks.comparison.significance import gain, holm, mean
+from tasks.comparison.significance import gain, mean
 from tests import small_project
 from tests.projects import Gate, Project, ended
 
@@ -65,20 +65,6 @@ def test_one_seed_tells_nothing_about_chance():
 def test_the_same_difference_with_every_seed():
     assert gain(OURS, OURS, 0.95).p_value == 1
     assert gain([2.0, 3.0], [1.0, 2.0], 0.95).p_value == 0
-
-
-def test_holm_finds_what_testing_in_turn_finds():
-    p_values = [0.01, 0.04, 0.03, 0.005, 0.5]
-    corrected = holm([*p_values, None])
-    assert corrected.pop() is None
-    for level in np.linspace(0.001, 0.999, 500):
-        # Holm 1979: smallest first, against level / (m - rank), until the first that is not below.
-        rejected = set()
-        for rank, at in enumerate(np.argsort(p_values)):
-            if p_values[at] > level / (len(p_values) - rank):
-                break
-            rejected.add(int(at))
-        assert {at for at, p in enumerate(corrected) if p <= level} == rejected
 
 
 def test_the_student_alone_and_plain_kd_are_always_among_them(root: Path):

@@ -7,9 +7,10 @@ from typing import Any, Self
 
 from distillery.config import Config
 from distillery.errors import UserError
+from distillery.holm import holm
 from tasks.comparison.job import Result
 from tasks.comparison.plan import KD, PLAIN, Entry, Job, Plan
-from tasks.comparison.significance import Figure, Gain, gain, holm, mean
+from tasks.comparison.significance import Figure, Gain, gain, mean
 
 FILE = Path("reports") / "leaderboard.json"
 SPLITS = ("validation", "test")
@@ -190,5 +191,6 @@ def make(
 
 def _corrected(gains: list[Gain]) -> Iterator[Gain]:
     """The same differences, their p-values corrected for each other, one after another."""
-    for each, value in zip(gains, holm([each.p_value for each in gains]), strict=True):
-        yield each.model_copy(update={"corrected": value})
+    values = iter(holm([each.p_value for each in gains if each.p_value is not None]))
+    for each in gains:
+        yield each if each.p_value is None else each.model_copy(update={"corrected": next(values)})

@@ -65,21 +65,3 @@ def gain(ours: Sequence[float], theirs: Sequence[float], confidence: float) -> G
         # The same difference with every seed: no spread to compare it with.
         return Gain(difference=found, p_value=1.0 if found.value == 0 else 0.0)
     return Gain(difference=found, p_value=float(2 * stdtr(n - 1, -abs(found.value) / error)))
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction (1979): the chance of one false alarm among all stays below the level.
-
-    Args:
-        p_values: of all comparisons; None where there is none.
-
-    Returns:
-        Corrected, in the same order.
-    """
-    order = sorted((p, at) for at, p in enumerate(p_values) if p is not None)
-    corrected: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, at) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p))
-        corrected[at] = largest
-    return corrected
