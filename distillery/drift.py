@@ -54,7 +54,7 @@ def measure(
     """Compares new rows with those there are.
 
     Args:
-        before: in the form of `distillery.table.build`.
+        before: in the form of `distillery.table.build` or `rows_of`.
         batch: likewise.
         schema: of both.
         level: the chance of one false alarm or more, where nothing has drifted; far below 0.001 with many columns,
