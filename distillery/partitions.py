@@ -50,6 +50,12 @@ def found(folder: Path) -> list[Partition]:
     return sorted((Partition(int(name[1]), name[2], path) for name, path in names if name), key=lambda one: one.number)
 
 
+def next_number(folder: Path) -> int:
+    """That of the next one; a partition that DVC has not checked out counts too."""
+    names = [NAME.fullmatch(path.name.removesuffix(".dvc")) for path in folder.glob("*-*")]
+    return max((int(name[1]) for name in names if name), default=0) + 1
+
+
 def read(path: Path, roles: "Roles", options: Options) -> "pa.Table":
     """The columns of a batch: a file or folder of tables, or a folder with a folder of images for each class.
 

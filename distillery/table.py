@@ -95,12 +95,9 @@ def build(
     inputs = read[0][1]
     for (_, other), part in zip(read[1:], parts[1:], strict=True):
         if other != inputs:
-            raise UserError(f"{_origin(part)[0]}: its inputs are {_told(other)}, those of data.path {_told(inputs)}")
-    rows = pa.concat_tables([rows for rows, _ in read])
+            raise UserError(f"{_origin(part)[0]}: its inputs are {told(other)}, those of data.path {told(inputs)}")
     named = {name: targets.column_of(name, roles.targets) for name in roles.targets}
-    rows = _without_copies(rows, list(named.values()), drop=duplicates == "drop")
-    if roles.key is not None:
-        _check_keys(rows, roles.key)
+    rows = joined([rows for rows, _ in read], roles, duplicates=duplicates)
     training = rows.filter(pc.equal(rows["split"], "train"))
     described = {}
     for name, column in named.items():
@@ -139,6 +136,21 @@ def rows_of(raw: pa.Table, roles: Roles, shares: Shares, partition: int = 0) -> 
     if clash:
         raise UserError(f"data.columns.inputs: {clash[0]!r} is a column of the program's own; rename yours")
     return pa.table({name: table[name] for name in RESERVED if name in table} | own | columns), inputs
+
+
+def joined(parts: Sequence[pa.Table], roles: Roles, *, duplicates: Literal["refuse", "drop"]) -> pa.Table:
+    """Parts in the form of `rows_of`, one after another, without the copies that `build` leaves out.
+
+    The inputs may be left out, since they are compared by their hash.
+
+    Raises:
+        UserError: where copies contradict each other, or a key is given to other inputs.
+    """
+    columns = [targets.column_of(name, roles.targets) for name in roles.targets]
+    rows = _without_copies(pa.concat_tables(parts), columns, drop=duplicates == "drop")
+    if roles.key is not None:
+        _check_keys(rows, roles.key)
+    return rows
 
 
 def since(column: str) -> str:
@@ -448,7 +460,7 @@ def _check_keys(rows: pa.Table, name: str) -> None:
         )
 
 
-def _told(inputs: Mapping[str, Input]) -> str:
+def told(inputs: Mapping[str, Input]) -> str:
     """Inputs in words, for messages."""
     return ", ".join(f"{name} {'x'.join(map(str, spec.shape))}" for name, spec in inputs.items())
 

@@ -17,6 +17,7 @@ EPILOG = """examples:
   python -m flows run train_teacher       all teachers; train_teacher@resnet: one of them
   python -m flows run distill --force     compute the distilled student again
   python -m flows server                  Prefect and MLflow with their dashboards, until Ctrl-C
+  python -m flows retrain                 take in data/incoming, run, and promote what is better
   python -m flows promote                 make the new student champion, if it is better; rollback goes back
   python -m flows init NAME               take the parameters of scenarios/NAME.yaml
   python -m flows predict --input rows.csv --output answers.parquet
@@ -35,6 +36,16 @@ COMPARE = """examples:
 The student alone (plain) and plain KD (kd) are always among them, and all make the same number of steps. The validation
 split picks, the test split reports. Killed or stopped and started again, it trains only what is missing."""
 
+RETRAIN = """examples:
+  cp week-47.parquet data/incoming/ && python -m flows retrain
+  python -m flows retrain                 finishes what was interrupted; nothing new: says so
+
+Each table and each folder in data/incoming is a batch of its own; folders of images, one a class, are one together.
+Batches are looked at by themselves: a bad one goes to data/quarantine with its report, a good one becomes a partition
+of the data. Then the pipeline runs, and the new student becomes champion where it passes the gates. The section
+`retraining` of params.yaml says when teachers are trained anew, and whether Git and a DVC remote get the result. Write
+files under a name that ends in .part and rename them, so that none is taken half-way."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
@@ -46,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         resume = "finished trainings are kept, and the same command goes on with the others"
     if options.command == "server":
         resume = "both servers are stopped"
+    if options.command == "retrain":
+        resume = "what was taken in is kept, and the next retraining goes on"
     if options.command in ("promote", "rollback", "history"):
         resume = "the champion is the old or the new one; `python -m flows history` tells"
     if options.command == "serve":
@@ -122,6 +135,15 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--adopt", nargs="?", const="", metavar="NAME", help="write the best, or NAME, into params.yaml; trains nothing"
     )
+
+    retrain = commands.add_parser(
+        "retrain",
+        parents=[shared],
+        help="take in what lies in data/incoming, run, and promote what is better",
+        epilog=RETRAIN,
+        formatter_class=shape,
+    )
+    retrain.add_argument("--wait", action="store_true", help="wait while another retraining runs")
 
     reproduce = commands.add_parser("reproduce", parents=[shared], help="make a registered model again and compare it")
     reproduce.add_argument("model", metavar="MODEL", help="models:/NAME@ALIAS or models:/NAME/VERSION")

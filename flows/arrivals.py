@@ -1,14 +1,25 @@
-"""Tells when new data have arrived: files in `data/incoming` that have stopped growing."""
+"""Events about new data: that files in `data/incoming` have stopped growing, that a batch was refused."""
 
+import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-INCOMING = Path("data") / "incoming"
 EVENT = "distillation.data.arrived"
+REFUSED = "distillation.batch.quarantined"
 SECONDS = 5.0
 
 Snapshot = frozenset[tuple[str, int, int]]
+
+
+def title(root: Path) -> str:
+    """Names a project on a server that others use too."""
+    return f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:6]}"
+
+
+def resource(root: Path) -> str:
+    """What events call a project."""
+    return f"distillation.project.{title(root)}"
 
 
 def watch(folder: Path, arrived: Callable[[list[str]], None], ended: threading.Event, seconds: float = SECONDS) -> None:

@@ -50,6 +50,13 @@ def serve(_options: Namespace, root: Path) -> int:
     return serve(root)
 
 
+def retrain(options: Namespace, root: Path) -> int:
+    """Takes in new data, runs the pipeline and promotes."""
+    from flows.retrain import retrain
+
+    return retrain(root, wait=options.wait)
+
+
 def compare(options: Namespace, root: Path) -> int:
     """Tries many methods on the same soft targets, or adopts one."""
     from flows.compare import adopt, compare

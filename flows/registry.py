@@ -50,6 +50,7 @@ class _Model:
     """What is to be registered: an ONNX file, the saved model it was made from, and files that go with them.
 
     Attributes:
+        seen: the rows that it was trained on; see `tasks.promotion.descent`.
         alone: of a student, the ONNX file of the same network trained without a teacher.
     """
 
@@ -57,6 +58,7 @@ class _Model:
     onnx: Path
     folder: Path
     extras: tuple[Path, ...]
+    seen: Path
     tags: Mapping[str, str]
     alone: Path | None = None
 
@@ -86,7 +88,8 @@ def register(root: Path, tracker: Tracker, parent_run: str | None) -> list[Regis
     params = load(root)
     evaluation = Evaluation.read(root / EVALUATION)
     try:
-        shared = revision(root) | {"rows": descent.identity(root)}
+        shared = revision(root)
+        rows = {seen: {"rows": descent.identity(root, seen)} for seen in (descent.OF_TEACHERS, descent.OF_STUDENTS)}
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run `python -m flows run` first") from error
     run = None if parent_run is None or parent_run.startswith(PENDING) else parent_run
@@ -97,7 +100,11 @@ def register(root: Path, tracker: Tracker, parent_run: str | None) -> list[Regis
             onnx=root / "models" / "onnx" / f"teacher-{key}.onnx",
             folder=root / "models" / "teachers" / key,
             extras=(),
-            tags=shared | _scores(evaluation, f"teacher-{key}") | _dvc_hash(root, f"models/teachers/{key}"),
+            seen=descent.OF_TEACHERS,
+            tags=shared
+            | rows[descent.OF_TEACHERS]
+            | _scores(evaluation, f"teacher-{key}")
+            | _dvc_hash(root, f"models/teachers/{key}"),
         )
         for key in keys
         # An api is somebody else's, and there is no file of it.
@@ -116,7 +123,9 @@ def register(root: Path, tracker: Tracker, parent_run: str | None) -> list[Regis
                 *sorted(folder.glob("exit-*.onnx")),
                 *([card] if card.exists() else []),
             ),
+            seen=descent.OF_STUDENTS,
             tags=shared
+            | rows[descent.OF_STUDENTS]
             | _scores(evaluation, chosen)
             | _dvc_hash(root, "models/student")
             | {"candidate": chosen, "teacher": ", ".join(f"{one.name}/{one.version}" for one in found)},
@@ -204,7 +213,7 @@ def _upload(root: Path, tracker: Tracker, run: str | None, model: _Model, digest
             save_as_external_data=model.onnx.stat().st_size > 1e9,
             extra_files=[str(file) for file in (*model.saved, *model.extras)],
         )
-        descent.write(root, folder / descent.FOLDER, model.alone)
+        descent.write(root, model.seen, folder / descent.FOLDER, model.alone)
         np.save(folder / descent.FOLDER / "example_output.npy", logits(open_session(model.onnx), example))
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillery import partitions
 from distillery.errors import UserError
 from flows.models import Files, downloaded, registered_files, version_of
 from flows.registry import digest, sha256
 from tasks import folders
 from tasks.mlflow_service import default_service
 from tasks.params import FILE, Params, load
+from tasks.promotion import descent
 from tasks.tracking import STATE, Tracker
 
 if TYPE_CHECKING:
@@ -46,7 +48,9 @@ def reproduce(root: Path, model: str, into: Path | None, *, force: bool) -> int:
     with downloaded(root, tracker, version) as folder:
         registered = registered_files(folder, version)
         weights = sha256(registered.weights)
-    place = _worktree(root, copy, version)
+        place = _worktree(root, copy, version)
+        # What had arrived by then need not have been committed.
+        shutil.copytree(folder / descent.FOLDER / descent.PARTITIONS, place / partitions.FOLDER, dirs_exist_ok=True)
     for file, text in lineage(tracker, version).items():
         (place / file).write_text(text, encoding="utf-8")
     if version.tags.get("git_tree") == "dirty":

@@ -5,7 +5,6 @@ it runs is cancelled, not queued.
 """
 
 import asyncio
-import hashlib
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,9 +16,10 @@ from uuid import UUID
 
 from distillery.errors import UserError
 from flows import prefect_api
-from flows.arrivals import EVENT, INCOMING, watch
+from flows.arrivals import EVENT, resource, title, watch
 from tasks import environment, folders
 from tasks.params import Schedule, load
+from tasks.retraining.incoming import INCOMING
 from tasks.tracking import STATE
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Name in params.yaml -> where its flow is.
 FLOWS = {
+    "retraining": "flows.retraining.retraining",
     "distillation": "flows.pipeline.distillation",
     "promotion": "flows.scheduled.promotion",
     "comparison": "flows.scheduled.comparison",
@@ -52,7 +53,7 @@ def serve(root: Path) -> int:
         from prefect.runner import Runner
 
         # Schedules go on while nothing is served, so that a missed run can be seen.
-        runner = Runner(name=_title(root), pause_on_shutdown=False)
+        runner = Runner(name=title(root), pause_on_shutdown=False)
         for name, schedule in schedules.items():
             missed = _missed(name, root, schedule)
             identity = UUID(str(runner.add_deployment(_deployment(root, name, schedule))))
@@ -88,10 +89,10 @@ def _deployment(root: Path, name: str, schedule: Schedule) -> "RunnerDeployment"
     module, _, function = FLOWS[name].rpartition(".")
     flow = getattr(import_module(module), function)
     trigger = DeploymentEventTrigger(
-        name=f"{name} on new data of {root}", expect={EVENT}, match={"prefect.resource.id": _resource(root)}
+        name=f"{name} on new data of {root}", expect={EVENT}, match={"prefect.resource.id": resource(root)}
     )
     deployment: RunnerDeployment = flow.to_deployment(
-        name=_title(root),
+        name=title(root),
         schedules=[Cron(schedule.cron, timezone=schedule.timezone)] if schedule.cron else [],
         triggers=[trigger] if schedule.on_new_data else [],
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
@@ -113,7 +114,7 @@ def _missed(name: str, root: Path, schedule: Schedule) -> bool:
         return False
     with get_client(sync_client=True) as client:
         try:
-            known = client.read_deployment_by_name(f"{name}/{_title(root)}")
+            known = client.read_deployment_by_name(f"{name}/{title(root)}")
         except ObjectNotFound:
             return False
         if [getattr(one.schedule, "cron", None) for one in known.schedules] != [schedule.cron]:
@@ -170,7 +171,7 @@ def _announce(root: Path, files: list[str]) -> None:
     from prefect.events import emit_event
 
     _say(f"new data: {', '.join(files[:5])}{' ...' if len(files) > 5 else ''}")
-    emit_event(EVENT, resource={"prefect.resource.id": _resource(root)}, payload={"files": files})
+    emit_event(EVENT, resource={"prefect.resource.id": resource(root)}, payload={"files": files})
 
 
 @contextmanager
@@ -185,15 +186,6 @@ def _alone(root: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise UserError("this project is served already by another process; end that one first") from None
-
-
-def _title(root: Path) -> str:
-    """Names the project on a server that others use too."""
-    return f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:6]}"
-
-
-def _resource(root: Path) -> str:
-    return f"distillation.project.{_title(root)}"
 
 
 def _told(schedule: Schedule) -> str:

@@ -267,6 +267,29 @@ class Graph:
             _save(stage)
         return True
 
+    def add(self, path: Path) -> None:
+        """Puts data under DVC's care, as `dvc add` does; the stages that read them have to be planned anew.
+
+        Raises:
+            UserError: where DVC refuses.
+        """
+        with self._locked(), _translated():
+            self._repo.add(str(path))
+
+    def push(self) -> int:
+        """Sends what `dvc.lock` and added data name to the default remote; returns the number of files sent.
+
+        Raises:
+            UserError: where there is no remote, or it does not take them.
+        """
+        with self._locked(), _translated():
+            return int(self._repo.push())
+
+    @property
+    def has_remote(self) -> bool:
+        """Whether there is a default remote."""
+        return bool(self._repo.config["core"].get("remote"))
+
     @contextmanager
     def hold(self, names: Iterable[str], *, wait: Say | None = None) -> Iterator[None]:
         """Keeps the files of stages for this process, in DVC's own lock: `dvc repro` respects it, and it DVC's.

@@ -66,41 +66,45 @@ def class_names(name: str, schema: "Schema", validation: "Validation") -> list[s
     return list((validation.classes if only else None) or schema.targets[name].names)
 
 
-def of_targets(schema: "Schema", validation: "Validation") -> list[Check]:
-    """The checks of every target."""
+def of_targets(schema: "Schema", validation: "Validation", *, whole: bool) -> list[Check]:
+    """The checks of every target; of a batch those that every row must pass by itself."""
     from distillery.targets import column_of
 
     checks: list[Check] = []
     for name, spec in schema.targets.items():
-        checks.append(
-            Check(
-                "expect_column_distinct_values_to_contain_set",
-                {"column": _column("labelled.split", name, schema), "value_set": SPLITS},
-                "every split needs labelled rows; add rows, or change data.split",
+        if whole:
+            checks.append(
+                Check(
+                    "expect_column_distinct_values_to_contain_set",
+                    {"column": _column("labelled.split", name, schema), "value_set": SPLITS},
+                    "every split needs labelled rows; add rows, or change data.split",
+                )
             )
-        )
-        if spec.kind == "classes":
-            checks += _of_classes(name, column_of(name, schema.targets), schema, validation)
-        else:
+        if spec.kind != "classes":
             checks.append(_of_row(name, spec, schema))
+            continue
+        of_rows, of_table = _of_classes(name, column_of(name, schema.targets), schema, validation)
+        checks += of_rows + (of_table if whole else [])
     return checks
 
 
-def _of_classes(name: str, column: str, schema: "Schema", validation: "Validation") -> list[Check]:
-    """Known names, each often enough."""
+def _of_classes(name: str, column: str, schema: "Schema", validation: "Validation") -> tuple[list[Check], list[Check]]:
+    """Known names, in every row; each often enough, in the table."""
     from distillery.arrow import is_number
 
     least, classes = validation.min_rows_per_class, class_names(name, schema, validation)
     training = _column("train.target", name, schema)
     # In CSV a quantity arrives as text, and would make a class of each value.
     hint = f"; to predict a quantity say `target: {{{name}: number}}`" if all(map(is_number, classes)) else ""
-    return [
+    of_rows = [
         Check("expect_column_values_to_be_of_type", {"column": column, "type_": "str"}, f"{name} must be text"),
         Check(
             "expect_column_values_to_be_in_set",
             {"column": column, "value_set": classes},
             f"the label is none of the classes; correct it, or name all classes in validation.classes{hint}",
         ),
+    ]
+    of_table = [
         Check(
             "expect_column_unique_value_count_to_be_between",
             {"column": training, "min_value": 2},
@@ -118,6 +122,7 @@ def _of_classes(name: str, column: str, schema: "Schema", validation: "Validatio
             f"validation.min_rows_per_class{hint}",
         ),
     ]
+    return of_rows, of_table
 
 
 def _of_row(name: str, spec: "Target", schema: "Schema") -> Check:

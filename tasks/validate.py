@@ -38,8 +38,16 @@ def run(stage: Stage) -> Summary:
     return {"rows": len(frame), "expectations": len(outcomes)}
 
 
-def suite(frame: "pd.DataFrame", schema: "Schema", validation: "Validation") -> list[Check]:
-    """The expectations that schema and parameters imply, then the user's own."""
+def suite(frame: "pd.DataFrame", schema: "Schema", validation: "Validation", *, whole: bool = True) -> list[Check]:
+    """The expectations that schema and parameters imply, then the user's own.
+
+    Args:
+        frame: of `read_frame`.
+        schema: of the table.
+        validation: the parameters.
+        whole: the frame is all there is; else it is a batch, of which nothing is asked that a part need not have: every
+            class, labels in every split, a number of rows.
+    """
     from distillery.targets import column_of
 
     columns = [column_of(name, schema.targets) for name in schema.targets]
@@ -58,7 +66,7 @@ def suite(frame: "pd.DataFrame", schema: "Schema", validation: "Validation") -> 
             {"column": "split", "value_set": SPLITS},
             "a row belongs to no known split",
         ),
-        *of_targets(schema, validation),
+        *of_targets(schema, validation, whole=whole),
         Check(
             "expect_column_values_to_be_unique",
             {"column": "content"},
@@ -88,6 +96,7 @@ def suite(frame: "pd.DataFrame", schema: "Schema", validation: "Validation") -> 
     checks += [
         Check(own.type, own.arguments, key=f"validation.expectations[{number}]")
         for number, own in enumerate(validation.expectations)
+        if whole or not own.type.startswith("expect_table_")
     ]
     return checks
 

@@ -1,6 +1,6 @@
 """What a registered version keeps of where it comes from: a folder `lineage` beside the model's own files.
 
-`dvc.lock` and `params.yaml` as they were, `data.json`, `train-keys.npy` and `validation-keys.npy` (uint64, sorted: the
+`dvc.lock` and `params.yaml` as they were, `partitions/*.dvc` of the data that had arrived, `data.json`, `train-keys.npy` and `validation-keys.npy` (uint64, sorted: the
 rows it was trained and chosen on), `example_output.npy` (1, O), what it answers to the input example, and of a student
 `alone.onnx`, the same network trained without a teacher.
 """
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 FOLDER = "lineage"
 LOCK = "dvc.lock"
+PARTITIONS = "partitions"
 ALONE = "alone.onnx"
 SEEN = ("train", "validation")
+OF_STUDENTS, OF_TEACHERS = Path("data") / "prepared", Path("data") / "snapshot"
 TEST = "data/prepared/test"
 
 
@@ -46,23 +48,28 @@ class Data(Config):
     test_sha256: str
 
 
-def identity(root: Path) -> str:
+def identity(root: Path, seen: Path) -> str:
     """SHA-256 of the rows that a model made now was trained and chosen on.
+
+    Args:
+        root: the project's folder.
+        seen: `OF_STUDENTS` or `OF_TEACHERS`.
 
     Raises:
         FileNotFoundError: where the data are not prepared.
     """
     total = hashlib.sha256()
     for split in SEEN:
-        total.update(_keys(root, split).tobytes())
+        total.update(_keys(root / seen, split).tobytes())
     return total.hexdigest()
 
 
-def write(root: Path, folder: Path, alone: Path | None) -> None:
+def write(root: Path, seen: Path, folder: Path, alone: Path | None) -> None:
     """Fills a new folder, all but `example_output.npy`.
 
     Args:
         root: the project's folder, with a finished pipeline.
+        seen: `OF_STUDENTS` or `OF_TEACHERS`.
         folder: gets the files.
         alone: the ONNX file of the student alone.
 
@@ -71,6 +78,7 @@ def write(root: Path, folder: Path, alone: Path | None) -> None:
     """
     import numpy as np
 
+    from distillery import partitions
     from distillery.columns import Columns
     from tasks.promotion.scoring import digest
 
@@ -78,9 +86,12 @@ def write(root: Path, folder: Path, alone: Path | None) -> None:
     for name in (LOCK, FILE):
         if (root / name).exists():
             shutil.copyfile(root / name, folder / name)
+    (folder / PARTITIONS).mkdir()
+    for file in (root / partitions.FOLDER).glob("*.dvc"):
+        shutil.copyfile(file, folder / PARTITIONS / file.name)
     for split in SEEN:
-        np.save(folder / f"{split}-keys.npy", _keys(root, split))
-    opened = {split: Columns.open(root / "data" / "prepared" / split) for split in (*SEEN, "test")}
+        np.save(folder / f"{split}-keys.npy", _keys(root / seen, split))
+    opened = {split: Columns.open(root / seen / split) for split in SEEN} | {"test": Columns.open(root / TEST)}
     data = Data(
         splits={name: Rows(rows=len(each), labelled=len(each.labelled)) for name, each in opened.items()},
         test_sha256=digest(opened["test"]),
@@ -123,7 +134,7 @@ def hashes(lock: Path) -> dict[str, str]:
         raise UserError(f"{lock} is damaged ({error}): `git checkout {lock.name}` brings it back") from None
 
 
-def _keys(root: Path, split: str) -> "npt.NDArray[np.uint64]":
+def _keys(folder: Path, split: str) -> "npt.NDArray[np.uint64]":
     import numpy as np
 
-    return np.sort(np.load(root / "data" / "prepared" / split / "keys.npy"))
+    return np.sort(np.load(folder / split / "keys.npy"))

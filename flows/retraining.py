@@ -1,0 +1,106 @@
+"""The Prefect flow behind `python -m flows retrain`: new data in, a better champion out, or the reasons why not."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import State, flow, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.states import Completed
+
+from flows import champion, patience
+from flows.arrivals import REFUSED, resource
+from flows.pipeline import distillation
+from flows.promotion import promotion
+from flows.supervised import supervised
+from tasks.dvc_graph import Graph
+from tasks.params import load
+from tasks.promotion.telling import say, sentence
+from tasks.retraining import taking, telling, versions
+from tasks.retraining.incoming import Arrival, Journal, UnfinishedError, locked, waiting
+from tasks.retraining.results import RETRAINING, Batch, Retraining
+
+
+@flow(name="retraining", retries=0, persist_result=False)
+def retraining() -> Retraining:
+    """Takes in what lies in `data/incoming` of the project in the current folder, runs the pipeline, and promotes.
+
+    What was interrupted is finished first.
+
+    Raises:
+        UserError: where something of it fails; what was taken in stays, and the next retraining goes on.
+    """
+    root = Path.cwd()
+    with locked(root, say):
+        params = load(root)
+        versions.check(root, Graph.open(root), params.retraining)
+        begun = taking.settle(root, Graph.open(root), say)
+        arrivals = waiting(root)
+        for arrival in arrivals:
+            # Each is held against all that was there before, the batch before it included.
+            if _is_stale(root, ["validate"]):
+                distillation(["validate"])
+            _task(f"batch {arrival.name}", functools.partial(_take, root, arrival))
+        journal = Journal.read(root) or Journal()
+        advanced = taking.advance(root, params)
+        if params.retraining.commit:
+            versions.commit(root, versions.DATA, telling.data_message(journal.batches))
+        found = Retraining(batches=journal.batches, snapshot=load(root).retraining.snapshot, advanced=advanced)
+        if begun or _is_stale(root, []):
+            found = _made(root, found, journal)
+        found.write(root / RETRAINING)
+        Journal.remove(root)
+        create_table_artifact(telling.rows(found), key="batches", description=telling.summary(found))
+        return found
+
+
+def _made(root: Path, found: Retraining, journal: Journal) -> Retraining:
+    """The pipeline's run on the new data, and what came of its student."""
+    params = load(root)
+    journal.write(root)
+    distillation()
+    if params.retraining.commit:
+        versions.commit(root, versions.RESULTS, telling.results_message(found))
+    with champion.locked(root, say):
+        decided = promotion()
+    if params.retraining.push:
+        _task("push", lambda: Completed(message=f"{versions.push(Graph.open(root))} files sent"))
+    return found.model_copy(update={"promotion": sentence(decided), "outcome": decided.outcome})
+
+
+def _take(root: Path, arrival: Arrival) -> State[Batch]:
+    """One batch, and how Prefect calls what became of it."""
+    try:
+        batch = taking.take(root, load(root), Graph.open(root), arrival)
+    except UnfinishedError as error:
+        say(str(error))
+        return Completed(name="Skipped", message=str(error))
+    said = telling.line(batch)
+    say(said)
+    if batch.outcome == "quarantined":
+        emit_event(REFUSED, resource={"prefect.resource.id": resource(root)}, payload=batch.model_dump(mode="json"))
+    return Completed(name=batch.outcome.capitalize(), message=said)
+
+
+def _task(name: str, body: Callable[[], State[Any]]) -> None:
+    """Does something as a task run of its own; who started it by hand is not kept waiting by retries."""
+    settings: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False} | patience.options()
+    task(name=name, task_run_name=name, **settings)(body)()
+
+
+def _is_stale(root: Path, targets: list[str]) -> bool:
+    graph = Graph.open(root)
+    return any(graph.changed(step.name) for step in graph.plan(targets))
+
+
+def run(root: Path) -> Retraining:
+    """Runs the flow for the project in `root`, which is the working directory.
+
+    Raises:
+        UserError: see `retraining`; also where the Prefect server went away.
+    """
+    with supervised(f"retraining:{root}"):
+        return retraining()

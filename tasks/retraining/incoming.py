@@ -1,0 +1,172 @@
+"""Files on their way: from `data/incoming` to `data/partitions`, or to `data/quarantine`.
+
+A batch is copied first, and looked at there. The copy gets its place by one rename, and only then do the files that
+arrived go; the journal lists them by then. So a kill at any point loses no row and doubles none: a batch that has its
+place is in, and one that has none arrives again.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from distillery.config import Config
+from distillery.errors import UserError
+from distillery.sources.table import FORMATS
+from tasks.retraining.results import Batch, save
+
+INCOMING = Path("data") / "incoming"
+QUARANTINE = Path("data") / "quarantine"
+STAGED = Path(".state") / "arriving"
+FILES = "files"  # of a batch, in `STAGED` and in quarantine, beside its report
+JOURNAL = Path(".state") / "retraining.json"
+UNFINISHED = (".part", ".tmp")
+
+Sign = tuple[str, int, int]  # path, size in bytes and time of change in nanoseconds
+
+
+class UnfinishedError(UserError):
+    """Somebody still writes the files."""
+
+
+class Journal(Config):
+    """What a retraining that has not come to its end has done; the file goes when it has.
+
+    Attributes:
+        taken: folder that a batch gets -> the files that arrived.
+        batches: those looked at so far.
+    """
+
+    taken: dict[str, tuple[Sign, ...]] = Field(default_factory=dict)
+    batches: tuple[Batch, ...] = ()
+
+    @classmethod
+    def read(cls, root: Path) -> "Journal | None":
+        """The journal of a retraining that was interrupted."""
+        file = root / JOURNAL
+        return cls.model_validate_json(file.read_bytes()) if file.exists() else None
+
+    def write(self, root: Path) -> None:
+        """Replaces the file in one go."""
+        save(self, root / JOURNAL)
+
+    @staticmethod
+    def remove(root: Path) -> None:
+        """The retraining has come to its end."""
+        (root / JOURNAL).unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(root: Path, wait: Callable[[str], None] | None) -> Iterator[None]:
+    """One retraining at a time; a process may take the lock again.
+
+    Args:
+        root: the project's folder.
+        wait: told that another one runs, which is waited for then; None: do not wait.
+
+    Raises:
+        UserError: where another process retrains this project and `wait` is None.
+    """
+    from filelock import FileLock, Timeout
+
+    file = root / ".state" / "retraining.lock"
+    file.parent.mkdir(exist_ok=True)
+    lock = FileLock(file, is_singleton=True, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if wait is None:
+            raise UserError(
+                "another retraining of this project is running; wait for it to end, or give --wait"
+            ) from None
+        wait("waiting for another retraining of this project")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What is taken as one batch.
+
+    Attributes:
+        name: for people.
+        base: the folder whose structure its files keep.
+        paths: its files and folders.
+    """
+
+    name: str
+    base: Path
+    paths: tuple[Path, ...]
+
+    def signs(self) -> tuple[Sign, ...]:
+        """What its files look like from outside; another answer later: somebody still writes them."""
+        return tuple(sign for path in self.paths for sign in _signs(path))
+
+
+def _signs(path: Path) -> Iterator[Sign]:
+    """Those of a file, or of every file below a folder; hidden and unfinished ones are passed over."""
+    for file in [path, *sorted(path.rglob("*"))]:
+        if file.suffix in UNFINISHED or any(part.startswith(".") for part in file.relative_to(path.parent).parts):
+            continue
+        try:
+            if file.is_file():
+                status = file.stat()
+                yield str(file), status.st_size, status.st_mtime_ns
+        except FileNotFoundError:
+            continue  # taken away between the two calls
+
+
+def waiting(root: Path) -> list[Arrival]:
+    """The batches in `data/incoming`: each table, each folder, and all folders that hold images as one."""
+    folder = root / INCOMING
+    found, classes = [], []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not any(_signs(path)):
+            continue
+        if path.is_dir() and any(file.is_file() and file.suffix.lower() not in FORMATS for file in path.iterdir()):
+            classes.append(path)
+        else:
+            found.append(Arrival(path.name, path if path.is_dir() else folder, (path,)))
+    return [*found, *([Arrival("images", folder, tuple(classes))] if classes else [])]
+
+
+def staged(root: Path, arrival: Arrival) -> tuple[Path, tuple[Sign, ...]]:
+    """Copies a batch; returns the folder of the copy, and what the files looked like.
+
+    Raises:
+        UnfinishedError: where somebody still writes them.
+    """
+    shutil.rmtree(root / STAGED, ignore_errors=True)
+    place = root / STAGED / FILES
+    before = arrival.signs()
+    for name, _, _ in before:
+        target = place / Path(name).relative_to(arrival.base)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(name, target)
+        except FileNotFoundError:
+            break  # and told below
+    if arrival.signs() != before:
+        raise UnfinishedError(f"{INCOMING / arrival.name} is still being written; it is left for the next time")
+    return place, before
+
+
+def forget(root: Path, taken: Iterable[Sign]) -> None:
+    """Removes files that arrived and have their place now, but those that were changed since, and empty folders."""
+    for name, size, time in taken:
+        file = Path(name)
+        try:
+            status = file.stat()
+            if (status.st_size, status.st_mtime_ns) == (size, time):
+                file.unlink()
+        except FileNotFoundError:
+            continue
+    for folder in sorted((root / INCOMING).rglob("*"), reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
