@@ -64,7 +64,8 @@ def read(path: Path, roles: "Roles", options: Options) -> "pa.Table":
     Raises:
         UserError: see `distillery.sources.load`.
     """
-    kind = "images" if is_of_images(path) else "table"
+    is_classed = any(file.parent != path for file in images.found(path))
+    kind = "images" if is_classed and is_of_images(path) else "table"
     return load(kind, path, roles.columns, replace(options, optional=tuple(roles.targets)))
 
 

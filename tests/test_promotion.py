@@ -99,6 +99,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "data" / "raw.parquet").touch()
     for at, split in enumerate(("test", "train", "validation")):
         rows(10_000 * at).write(root / "data" / "prepared" / split)
+    shutil.copytree(root / "data" / "prepared", root / "data" / "snapshot")
     write_model(root, "teacher", "models/teachers/small", "models/onnx/teacher-small.onnx")
     write_model(root, "alone", "models/baseline", "models/onnx/baseline.onnx")
     write_evaluation(root)

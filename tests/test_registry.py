@@ -69,6 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "numeric": random.normal(size=(5, 2)).astype(np.float32),
             },
         ).write(root / "data" / "prepared" / split)
+    shutil.copytree(root / "data" / "prepared", root / "data" / "snapshot")
     write_model(root, "models/teachers/small", "models/onnx/teacher-small.onnx", seed=1)
     write_model(root, "models/student", "models/student/model.onnx", seed=2)
     write_model(root, "models/baseline", "models/onnx/baseline.onnx", seed=4)

@@ -1,8 +1,8 @@
 """What a registered version keeps of where it comes from: a folder `lineage` beside the model's own files.
 
-`dvc.lock` and `params.yaml` as they were, `partitions/*.dvc` of the data that had arrived, `data.json`, `train-keys.npy` and `validation-keys.npy` (uint64, sorted: the
-rows it was trained and chosen on), `example_output.npy` (1, O), what it answers to the input example, and of a student
-`alone.onnx`, the same network trained without a teacher.
+`dvc.lock` and `params.yaml` as they were, `partitions/*.dvc` of the data that had arrived, `data.json`,
+`train-keys.npy` and `validation-keys.npy` (uint64, sorted: the rows it was trained and chosen on), `example_output.npy`
+(1, O), what it answers to the input example, and of a student `alone.onnx`, the same network trained without a teacher.
 """
 
 import hashlib
