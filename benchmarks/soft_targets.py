@@ -12,6 +12,8 @@ from benchmarks.digits28 import SCHEMA, columns, main_job, teacher_model
 from benchmarks.interleaved import Result, ratio, seconds
 from distillery import models
 from distillery.asking import write
+from distillery.columns import Columns
+from distillery.reuse import earlier
 from distillery.sampling import batches, epoch_order
 from distillery.saved import channels_last
 from distillery.signals import Batch, LiveTeacher
@@ -22,7 +24,7 @@ ROWS = 200_000
 
 def measure(folder: Path) -> list[Result]:
     """Teacher of the main job; the large store is written by a small model, since only its size matters."""
-    return [*writing(folder), *reading(folder), *features(folder)]
+    return [*writing(folder), *growing(folder), *reading(folder), *features(folder)]
 
 
 def writing(folder: Path) -> list[Result]:
@@ -43,6 +45,23 @@ def writing(folder: Path) -> list[Result]:
     times = seconds({"bare": forward, "store": store}, rounds=7)
     speed, told = ratio(times, "bare", "store")
     return [Result("soft targets written / bare forward, speed", told, ">= 1.25", speed >= 1.25)]
+
+
+def growing(folder: Path) -> list[Result]:
+    """The whole writing where one row in twenty is new, against asking about all."""
+    rows = columns(folder / "rows")
+    known = np.flatnonzero(np.arange(len(rows)) % 20)
+    before = Columns(SCHEMA, rows.keys[known], {"label": rows.target[known]}, {"image": rows.inputs["image"][known]})
+    teacher = models.build(teacher_model(), SCHEMA, seed=0)
+    write(folder / "earlier", teacher, "t", {"train": before}, partial=folder / "partial")
+
+    def store(kept: Path) -> None:
+        shutil.rmtree(folder / "store", ignore_errors=True)
+        write(folder / "store", teacher, "t", {"train": rows}, partial=folder / "partial", known=earlier(kept))
+
+    works = {"all": lambda: store(folder / "nowhere"), "new": lambda: store(folder / "earlier")}
+    part, told = ratio(seconds(works, rounds=7), "new", "all")
+    return [Result("soft targets with 5 % new rows / all asked", told, "<= 0.1", part <= 0.1)]
 
 
 def reading(folder: Path) -> list[Result]:
