@@ -69,7 +69,7 @@ def clean(root: Path, age: timedelta, *, yes: bool) -> int:
         before = time.time() - age.total_seconds()
         kept, stale = _versions(tracker, before)
         found = [
-            *_scratch(root, before),
+            *_scratch(root, set(params.teachers), before),
             *(_version(root, tracker, one) for one in stale),
             *_cache(root, tracker, kept, before),
             *_prefect_runs(root, before),
@@ -83,13 +83,14 @@ def clean(root: Path, age: timedelta, *, yes: bool) -> int:
     return 0
 
 
-def _scratch(root: Path, before: float) -> Iterator[Leftover]:
-    """Checkpoints and staging of runs that nobody resumed, and copies that `reproduce` made."""
-    for pattern in SCRATCH:
-        for path in sorted((root / STATE).glob(pattern)):
-            if _touched(path) < before:
-                name = str(path.relative_to(root))
-                yield Leftover("scratch", name, _size(path), lambda path=path: _remove(path))  # type: ignore[misc]
+def _scratch(root: Path, teachers: set[str], before: float) -> Iterator[Leftover]:
+    """What runs left that nobody resumed, words of teachers that are no more, and copies that `reproduce` made."""
+    found = [path for pattern in SCRATCH for path in sorted((root / STATE).glob(pattern))]
+    found += [path for path in sorted((root / STATE / "soft_targets").glob("*")) if path.name not in teachers]
+    for path in found:
+        if _touched(path) < before:
+            name = str(path.relative_to(root))
+            yield Leftover("scratch", name, _size(path), lambda path=path: _remove(path))  # type: ignore[misc]
     for path in sorted((root / COPIES).glob("*")):
         if _touched(path / ".git") < before:
             command = ["git", "-C", str(root), "worktree", "remove", "--force", str(path)]

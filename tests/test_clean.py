@@ -36,22 +36,26 @@ def test_only_what_nothing_needs_goes_and_only_when_told(finished: Project) -> N
         finished.set_params(distill__training={"epochs": epochs, "learning_rate": 0.01})
         finished.flows("run")
     of_workspace_now = of_workspace(finished.root)
-    abandoned = finished.root / ".state" / "checkpoints" / "distill" / "0123"
-    abandoned.mkdir(parents=True)
-    (abandoned / "weights").write_bytes(b"0" * 1000)
+    state = finished.root / ".state"
+    abandoned = (state / "checkpoints" / "distill" / "0123", state / "soft_targets" / "gone")
+    for folder in abandoned:
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(b"0" * 1000)
     assert "nothing can go" in finished.flows("clean")  # all of it is young
-    age(finished.root / ".state" / "checkpoints")
+    age(state / "checkpoints")
+    age(state / "soft_targets")
     age(finished.root / ".dvc" / "cache")
     before = objects(finished)
 
     shown = finished.flows("clean", "--older-than", "0h")
     assert "student version 2" in shown and "student version 1" not in shown and "student version 3" not in shown
-    assert "checkpoints/distill/0123" in shown and "nothing is removed yet; --yes removes" in shown
+    assert "checkpoints/distill/0123" in shown and "soft_targets/gone" in shown and "soft_targets/wide" not in shown
+    assert "nothing is removed yet; --yes removes" in shown
     assert "Prefect" in shown
-    assert objects(finished) == before and abandoned.exists()
+    assert objects(finished) == before and all(folder.exists() for folder in abandoned)
 
     finished.flows("clean", "--older-than", "0h", "--yes")
-    assert not abandoned.exists()
+    assert not any(folder.exists() for folder in abandoned) and (state / "soft_targets" / "wide").exists()
     assert sorted(str(one.version) for one in client.search_model_versions("name = 'student'")) == ["1", "3"]
     assert objects(finished) < before
     assert of_workspace(finished.root) == of_workspace_now
