@@ -37,9 +37,9 @@ def earlier(folder: Path) -> SoftTargets | None:
 
 
 def keep(store: Path, folder: Path) -> None:
-    """Keeps a finished store for the next time, in place of all that its parent folder holds.
+    """Keeps a finished store for the next time, in place of all that the folder around it holds.
 
-    Takes no room as long as the store itself is there: files are linked, and copied only where the disk has no links.
+    Files are linked, and copied only where the disk has no links.
     """
     fresh = folder.parent.with_name(f"{folder.parent.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -232,7 +232,7 @@ def test_kill_9_while_new_rows_are_asked_loses_nothing(tmp_path: Path, teacher: 
     np.testing.assert_allclose(store.logits[NEW], predict(teacher.network, some(NEW)), rtol=2**-10, atol=1e-5)
 
 
-def test_the_latest_store_is_kept_and_takes_no_room(tmp_path: Path, teacher: Teacher):
+def test_the_latest_store_is_kept_by_links(tmp_path: Path, teacher: Teacher):
     for name in ("first", "second"):
         teacher.write(tmp_path / name, of(OLD))
         keep(tmp_path / name, tmp_path / "kept" / "wide" / name)
@@ -242,6 +242,18 @@ def test_the_latest_store_is_kept_and_takes_no_room(tmp_path: Path, teacher: Tea
     shutil.rmtree(tmp_path / "second")
     known = earlier(kept)
     assert known is not None and teacher.write(tmp_path / "third", of(np.arange(1000)), known=known) == 50
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_store_says_nothing(tmp_path: Path, teacher: Teacher, file: str):
+    teacher.write(tmp_path / "store", of(OLD))
+    assert earlier(tmp_path / "store") is not None
+    damaged = bytearray((tmp_path / "store" / file).read_bytes())
+    damaged[-3] ^= 1
+    (tmp_path / "store" / file).write_bytes(damaged)
+    assert earlier(tmp_path / "store") is None
+    (tmp_path / "store" / file).unlink()
+    assert earlier(tmp_path / "store") is None
 
 
 def test_what_cannot_be_linked_is_copied(tmp_path: Path, teacher: Teacher):

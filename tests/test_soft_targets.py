@@ -135,6 +135,10 @@ def test_wrong_rows_or_teacher_are_refused(tmp_path: Path, network):
         SoftTargets.open(tmp_path / "store", "t", [digits(0, 1000), digits(1000, 1301)])
     with pytest.raises(UserError, match="0 rows are missing and 1 "):
         SoftTargets.open(tmp_path / "store", "t", [digits(0, 1000), digits(1000, 1299)])
+    changed = reordered(train, np.arange(1000))
+    changed.contents = train.contents + (np.arange(1000) < 3).astype(np.uint64)
+    with pytest.raises(UserError, match=r"3 rows had other inputs when the teacher was asked; .* --force"):
+        SoftTargets.open(tmp_path / "store", "t", [changed, validation])
     with pytest.raises(UserError, match="another teacher"):
         SoftTargets.open(tmp_path / "store", "u", list(PARTS.values()))
 
