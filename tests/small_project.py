@@ -41,6 +41,7 @@ TRAINED = (
     "ingest",
     "validate",
     "prepare",
+    "snapshot",
     "train_teacher@wide",
     "soft_targets@wide",
     "validate_soft_targets@wide",
