@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 
 from distillery import partitions
 from distillery.errors import UserError
@@ -260,6 +262,25 @@ def test_parameters_say_when_teachers_learn_from_new_rows(
     assert bool(why) == bool(snapshot)
     assert file.read_text().endswith("# the last line\n")
     assert taking.advance(ingested.root, load(ingested.root)) == ""  # once
+
+
+@pytest.mark.slow
+def test_the_teacher_is_asked_about_new_rows_alone(ingested: Project, digits: Digits) -> None:
+    target = "soft_targets@wide"
+    ingested.dvc("repro", target)
+    store = ingested.root / "data" / "soft_targets" / "wide"
+    before, known = ingested.files, np.load(store / "keys.npy")
+    new = BASE // 20
+    put(ingested, "week.parquet", digits.table(range(BASE, BASE + new)))
+    took(ingested)
+    ingested.dvc("repro", target)
+    assert ingested.files["models/teachers/wide"] == before["models/teachers/wide"]
+    rows = len(np.setdiff1d(np.load(store / "keys.npy"), known))
+    assert np.isin(known, np.load(store / "keys.npy")).all() and 0.5 * new < rows <= new
+    (run,) = MlflowClient(f"sqlite:///{ingested.root}/mlflow.db").search_runs(
+        ["1"], f"tags.stage = '{target}'", order_by=["start_time DESC"], max_results=1
+    )
+    assert run.data.metrics["asked"] == rows
 
 
 def test_data_and_params_are_committed_alone(ingested: Project, digits: Digits) -> None:
