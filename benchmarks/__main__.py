@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.interleaved import Result
 
-NAMES = ("epoch", "data_path", "soft_targets", "objectives", "start", "doors", "compare", "main_job")
+NAMES = ("epoch", "data_path", "soft_targets", "objectives", "drift", "start", "doors", "compare", "main_job")
 FILE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 

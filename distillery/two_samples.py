@@ -115,10 +115,10 @@ def features(rows: Floats, seed: int) -> npt.NDArray[np.float32]:
     from sklearn.decomposition import PCA
 
     centred = rows - rows.mean(axis=0)
-    energy = np.square(centred).sum(axis=1)
+    energy = np.einsum("nd,nd->n", centred, centred)
     if not energy.any():
         return np.empty((len(rows), 0), np.float32)
-    scores = PCA(min(COMPONENTS, *centred.shape), random_state=seed).fit_transform(centred)
+    scores = PCA(min(COMPONENTS, *centred.shape), copy=False, random_state=seed).fit_transform(centred)
     variance = scores.var(axis=0)
     within = _standard(scores[:, variance > _TINY * variance.max()])
     left = np.maximum(energy - np.square(scores).sum(axis=1), _TINY * energy.mean())

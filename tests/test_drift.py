@@ -204,15 +204,16 @@ def test_another_seed_draws_other_rows_and_says_the_same() -> None:
 
 def test_large_images_and_many_rows_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = two_samples.classifier
-    monkeypatch.setattr(
-        two_samples,
-        "classifier",
-        lambda rows, batch, **how: seen.append((rows.shape, batch)) or real(rows, batch, **how),
-    )
+    whole = two_samples.classifier
+
+    def watched(rows: Any, batch: int, **how: Any) -> two_samples.Evidence:
+        seen.append((rows.shape, batch))
+        return whole(rows, batch, **how)
+
+    monkeypatch.setattr(two_samples, "classifier", watched)
     monkeypatch.setattr(drift, "MOST_NUMBERS", 64 * 100)
     monkeypatch.setattr(drift, "MOST_ROWS", 400)
-    measure(changed(image=lambda images: 255 - images))
+    assert measure(changed(image=lambda images: 255 - images))["input image"].drifted
     assert seen == [((200, 64), 100), ((700, 6), 300), ((700, 3), 300)]
 
 
