@@ -50,10 +50,11 @@ def found(folder: Path) -> list[Partition]:
     return sorted((Partition(int(name[1]), name[2], path) for name, path in names if name), key=lambda one: one.number)
 
 
-def next_number(folder: Path) -> int:
-    """That of the next one; a partition that DVC has not checked out counts too."""
+def next_number(folder: Path, snapshot: int) -> int:
+    """That of the next one: beyond all there are, checked out or not, and beyond what teachers have learned from."""
     names = [NAME.fullmatch(path.name.removesuffix(".dvc")) for path in folder.glob("*-*")]
-    return max((int(name[1]) for name in names if name), default=0) + 1
+    last = max((int(name[1]) for name in names if name), default=0)
+    return max(last, snapshot) + 1
 
 
 def read(path: Path, roles: "Roles", options: Options) -> "pa.Table":

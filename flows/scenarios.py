@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from distillery import partitions
 from distillery.errors import UserError
 from tasks.params import FILE
 
@@ -14,7 +15,8 @@ def init(root: Path, name: str | None, *, force: bool) -> int:
     """Puts a scenario in the place of `params.yaml`, or lists what there is; returns the exit code.
 
     Raises:
-        UserError: for an unknown name (with the list), or where `params.yaml` holds changes that are saved nowhere.
+        UserError: for an unknown name (with the list), or where `params.yaml` holds changes that are saved nowhere or
+            data have arrived for the present parameters.
     """
     known = {file.stem: file for file in sorted((root / FOLDER).glob("*.yaml"))}
     if name is None:
@@ -28,6 +30,11 @@ def init(root: Path, name: str | None, *, force: bool) -> int:
     text = known[name].read_bytes()
     if target.exists() and not force and not _is_saved(root, target.read_bytes(), list(known.values())):
         raise UserError(f"{FILE} holds changes that are saved nowhere: commit or copy it, or give --force")
+    if not force and (arrived := partitions.found(root / partitions.FOLDER)):
+        raise UserError(
+            f"{partitions.FOLDER} holds {len(arrived)} batches that arrived for the present data, which would be read as "
+            "rows of the scenario: move them away, or give --force"
+        )
     target.write_bytes(text)
     print(f"{FILE} is now {name}; `python -m flows run --dry-run` tells what that makes stale", file=sys.stderr)
     return 0

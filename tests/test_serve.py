@@ -20,6 +20,8 @@ from distillery.errors import UserError
 from flows.arrivals import watch
 from flows.serve import FLOWS
 from tasks.params import parse
+from tasks.retraining.results import RETRAINING, Retraining
+from tests.arrivals import Digits, put
 from tests.mlflow_server import free_port, server_arguments, serving
 from tests.projects import Gate, Project, until
 
@@ -114,6 +116,22 @@ def test_new_data_run_the_flow_once_at_a_time(finished: Project, gate: Gate) -> 
     kinds = {artifact["key"]: artifact["type"] for artifact in found}
     assert kinds == {"progress": "progress", "metrics": "table", "report": "markdown"}
     assert {artifact["key"]: artifact["data"] for artifact in found}["progress"] == 100.0
+
+
+@pytest.mark.slow
+def test_a_batch_that_arrives_is_taken_in_and_decided_upon(finished: Project) -> None:
+    finished.set_params(schedules={"retraining": {"on_new_data": True}})
+    with served(finished):
+        put(finished, "week.parquet", Digits().table(range(100), lambda pixels: 255 - pixels))
+        until(lambda: states_of(finished) == ["Completed"])
+    report = Retraining.read(finished.root / RETRAINING)
+    assert [(batch.outcome, batch.new, batch.drifted) for batch in report.batches] == [
+        ("accepted", 100, ("input image",))
+    ]
+    assert report.outcome in ("promoted", "kept")
+    assert "nothing new" in finished.flows("retrain")
+    found = finished.prefect("artifacts/filter", artifacts={"key": {"any_": ["batches", "gates"]}})
+    assert {artifact["key"] for artifact in found} == {"batches", "gates"}
 
 
 @pytest.mark.slow

@@ -48,7 +48,8 @@ def take(root: Path, params: Params, graph: Graph, arrival: Arrival) -> Batch:
         UserError: where DVC does not take it.
     """
     place, signs = incoming.staged(root, arrival)
-    digest, number = partitions.digest(place), partitions.next_number(root / partitions.FOLDER)
+    digest = partitions.digest(place)
+    number = partitions.next_number(root / partitions.FOLDER, params.retraining.snapshot)
     journal = Journal.read(root) or Journal()
     same = [one for one in partitions.found(root / partitions.FOLDER) if one.digest == digest]
     if same:
