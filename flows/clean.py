@@ -23,6 +23,7 @@ from tasks import dvc_cache, environment, wording
 from tasks.dvc_graph import Graph
 from tasks.mlflow_service import is_http
 from tasks.params import load
+from tasks.promotion import descent
 from tasks.tracking import STATE, Tracker
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ def _cache(root: Path, tracker: Tracker, kept: "list[ModelVersion]", before: flo
         needed |= dvc_cache.of_workspace(lock.parent)
     for version in kept:
         try:
-            needed |= set(dvc_cache.hashes(yaml.safe_load(lineage(tracker, version)["dvc.lock"])))
+            known = lineage(tracker, version)
+            for file in (descent.LOCK, descent.PARTITIONS):
+                needed |= set(dvc_cache.hashes(yaml.safe_load(known[file])))
         except UserError as error:
             _say(f"DVC's cache is left alone, since what a version needs is not known: {error}")
             return

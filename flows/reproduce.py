@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from distillery import partitions
 from distillery.errors import UserError
 from flows.models import Files, downloaded, registered_files, version_of
@@ -20,7 +22,7 @@ from tasks.tracking import STATE, Tracker
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-LINEAGE = ("dvc.lock", FILE)
+LINEAGE = {descent.LOCK: None, FILE: None, descent.PARTITIONS: "{}"}  # and what is taken where a version has none
 COPIES = STATE / "reproduce"
 
 
@@ -48,11 +50,13 @@ def reproduce(root: Path, model: str, into: Path | None, *, force: bool) -> int:
     with downloaded(root, tracker, version) as folder:
         registered = registered_files(folder, version)
         weights = sha256(registered.weights)
-        place = _worktree(root, copy, version)
-        # What had arrived by then need not have been committed.
-        shutil.copytree(folder / descent.FOLDER / descent.PARTITIONS, place / partitions.FOLDER, dirs_exist_ok=True)
-    for file, text in lineage(tracker, version).items():
-        (place / file).write_text(text, encoding="utf-8")
+    place = _worktree(root, copy, version)
+    texts = lineage(tracker, version)
+    for file in (descent.LOCK, FILE):
+        (place / file).write_text(texts[file], encoding="utf-8")
+    # What had arrived by then need not have been committed.
+    for file, content in yaml.safe_load(texts[descent.PARTITIONS]).items():
+        (place / partitions.FOLDER / file).write_text(yaml.safe_dump(content), encoding="utf-8")
     if version.tags.get("git_tree") == "dirty":
         _say(f"{name} was made from a tree with changes that Git does not hold: its code may have been another")
     params = load(place)
@@ -90,7 +94,7 @@ def _worktree(root: Path, copy: Path, version: "ModelVersion") -> Path:
 
 
 def lineage(tracker: Tracker, version: "ModelVersion") -> dict[str, str]:
-    """The texts of the version's `dvc.lock` and `params.yaml`: of its own files, else of the run that registered it.
+    """The texts of `LINEAGE`: of the version's own files, else of the run that registered it.
 
     Raises:
         UserError: where it has none.
@@ -101,7 +105,7 @@ def lineage(tracker: Tracker, version: "ModelVersion") -> dict[str, str]:
     places = (f"models:/{version.name}/{version.version}/lineage", f"runs:/{version.run_id}")
     found = {}
     with default_service(tracker.uri):
-        for name in LINEAGE:
+        for name, default in LINEAGE.items():
             for place in places:
                 try:
                     found[name] = load_text(f"{place}/{name}")
@@ -109,9 +113,11 @@ def lineage(tracker: Tracker, version: "ModelVersion") -> dict[str, str]:
                 except (MlflowException, OSError):
                     continue
             else:
-                raise UserError(
-                    f"{version.name} version {version.version} has no {name}: its registration was interrupted"
-                )
+                if default is None:
+                    raise UserError(
+                        f"{version.name} version {version.version} has no {name}: its registration was interrupted"
+                    )
+                found[name] = default
     return found
 
 

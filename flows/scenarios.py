@@ -32,8 +32,8 @@ def init(root: Path, name: str | None, *, force: bool) -> int:
         raise UserError(f"{FILE} holds changes that are saved nowhere: commit or copy it, or give --force")
     if not force and (arrived := partitions.found(root / partitions.FOLDER)):
         raise UserError(
-            f"{partitions.FOLDER} holds {len(arrived)} batches that arrived for the present data, which would be read as "
-            "rows of the scenario: move them away, or give --force"
+            f"{partitions.FOLDER} holds {len(arrived)} batches of the present data, which would be read as rows of the "
+            "scenario: move them away, or give --force"
         )
     target.write_bytes(text)
     print(f"{FILE} is now {name}; `python -m flows run --dry-run` tells what that makes stale", file=sys.stderr)

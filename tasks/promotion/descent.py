@@ -1,6 +1,6 @@
 """What a registered version keeps of where it comes from: a folder `lineage` beside the model's own files.
 
-`dvc.lock` and `params.yaml` as they were, `partitions/*.dvc` of the data that had arrived, `data.json`,
+`dvc.lock` and `params.yaml` as they were, `partitions.yaml` (the `.dvc` files of what had arrived), `data.json`,
 `train-keys.npy` and `validation-keys.npy` (uint64, sorted: the rows it was trained and chosen on), `example_output.npy`
 (1, O), what it answers to the input example, and of a student `alone.onnx`, the same network trained without a teacher.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = "lineage"
 LOCK = "dvc.lock"
-PARTITIONS = "partitions"
+PARTITIONS = "partitions.yaml"
 ALONE = "alone.onnx"
 SEEN = ("train", "validation")
 OF_STUDENTS, OF_TEACHERS = Path("data") / "prepared", Path("data") / "snapshot"
@@ -86,9 +86,8 @@ def write(root: Path, seen: Path, folder: Path, alone: Path | None) -> None:
     for name in (LOCK, FILE):
         if (root / name).exists():
             shutil.copyfile(root / name, folder / name)
-    (folder / PARTITIONS).mkdir()
-    for file in (root / partitions.FOLDER).glob("*.dvc"):
-        shutil.copyfile(file, folder / PARTITIONS / file.name)
+    arrived = {file.name: yaml.safe_load(file.read_bytes()) for file in (root / partitions.FOLDER).glob("*.dvc")}
+    (folder / PARTITIONS).write_text(yaml.safe_dump(arrived), encoding="utf-8")
     for split in SEEN:
         np.save(folder / f"{split}-keys.npy", _keys(root / seen, split))
     opened = {split: Columns.open(root / seen / split) for split in SEEN} | {"test": Columns.open(root / TEST)}

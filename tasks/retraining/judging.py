@@ -47,6 +47,7 @@ def judge(root: Path, params: Params, files: Path, number: int, docs: Path) -> V
         number: that its partition would have.
         docs: folder for Great Expectations' pages.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -71,7 +72,8 @@ def judge(root: Path, params: Params, files: Path, number: int, docs: Path) -> V
         present = [pq.read_table(root / TABLE / f"{name}.parquet", columns=names) for name in ("rows", "test")]
         after = table.joined([*present, rows.select(names)], roles, duplicates="refuse")
         _check_groups(after)
-    except UserError as error:
+    except (UserError, pa.ArrowException, ValueError) as error:
+        # Whatever cannot be read stays out; a batch that nobody foresaw must not stop those behind it.
         return Verdict(count, problems=(str(error).replace(f"{files}/", "").replace(str(files), "the batch"),))
     if failed:
         return Verdict(count, problems=tuple(map(_sentence, failed)))

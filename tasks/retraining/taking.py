@@ -68,6 +68,7 @@ def take(root: Path, params: Params, graph: Graph, arrival: Arrival) -> Batch:
             graph.add(root / batch.folder)
     incoming.forget(root, signs)
     Journal(batches=(*journal.batches, batch)).write(root)
+    shutil.rmtree(root / incoming.STAGED, ignore_errors=True)
     return batch
 
 
