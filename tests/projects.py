@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-CODE = ("custom", "distillery", "flows", "tasks", "scenarios", ".dvcignore", ".gitignore", "dvc.yaml")
+CODE = ("custom", "distillery", "flows", "tasks", "scenarios", ".dvcignore", ".gitignore", "dvc.yaml", "prefect.yaml")
 FOREIGN = ("PREFECT", "MLFLOW", "DVC", "GIT", "DO_NOT_TRACK", "GATE")
 PATIENCE = 120.0
 
@@ -194,11 +194,16 @@ class Project:
             process.send_signal(signal.SIGTERM)
             ended(process, 128 + signal.SIGTERM)
 
+    @property
+    def prefect_api(self) -> str:
+        """The address of the kept Prefect server, as `PREFECT_API_URL` takes it."""
+        servers: dict[str, str] = json.loads((self.root / ".state" / "servers.json").read_text())
+        return f"{servers['prefect']}/api"
+
     def prefect(self, path: str, **query: Any) -> list[dict[str, Any]]:
         """Asks the kept Prefect server."""
-        address = json.loads((self.root / ".state" / "servers.json").read_text())["prefect"]
         body = json.dumps(query).encode()
-        request = urllib.request.Request(f"{address}/api/{path}", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{self.prefect_api}/{path}", body, {"Content-Type": "application/json"})
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
             found: list[dict[str, Any]] = json.load(answer)
         return found

@@ -1,12 +1,8 @@
 """Promises of schedules: due once, run once, made up for once, tried again only where that helps."""
 
-import contextlib
 import re
-import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -24,40 +20,10 @@ from tasks.retraining.results import RETRAINING, Retraining
 from tests.arrivals import Digits, put
 from tests.mlflow_server import free_port, server_arguments, serving
 from tests.projects import Gate, Project, until
+from tests.schedules import scheduled_runs, served, states_of
 
 ROOT = Path(__file__).parents[1]
 WAITING = {"model": {"name": "custom.models:waiting"}}
-
-
-@contextlib.contextmanager
-def served(project: Project, **variables: str) -> Iterator[list[str]]:
-    """Keeps `python -m flows serve`; yields the lines it has printed so far."""
-    process = project.start(sys.executable, "-m", "flows", "serve", **variables)
-    lines: list[str] = []
-
-    def read() -> None:
-        assert process.stdout is not None
-        lines.extend(iter(process.stdout.readline, ""))
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    try:
-        until(lambda: any("serving" in line for line in lines) or process.poll() is not None)
-        assert process.poll() is None, lines
-        yield lines
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-        reader.join(10)
-
-
-def scheduled_runs(project: Project) -> list[dict[str, Any]]:
-    mine = {"tags": {"all_": [f"schedule:{project.root}"]}, "state": {"type": {"not_any_": ["SCHEDULED"]}}}
-    return project.prefect("flow_runs/filter", flow_runs=mine, sort="EXPECTED_START_TIME_DESC")
-
-
-def states_of(project: Project) -> list[str]:
-    return [run["state_name"] for run in scheduled_runs(project)]
 
 
 def test_files_are_told_once_when_they_have_stopped_growing(tmp_path: Path) -> None:
@@ -83,10 +49,7 @@ def test_files_are_told_once_when_they_have_stopped_growing(tmp_path: Path) -> N
 
 
 def test_every_deployment_is_a_flow_and_stands_in_prefect_yaml() -> None:
-    written = {
-        one["entrypoint"].replace(".py:", ".").replace("/", "."): one
-        for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    }
+    written = {one["entrypoint"]: one for one in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
     assert set(written) == set(FLOWS.values())
     for name, place in FLOWS.items():
         module, _, function = place.rpartition(".")
