@@ -306,7 +306,7 @@ class Gates(Config):
 class DriftLimits(Config):
     """When new rows count as of another kind than the present ones."""
 
-    level: float = Field(0.01, gt=0.0, lt=1.0, description="of significance, corrected for all tests of a batch")
+    level: float = Field(0.01, ge=0.001, lt=1.0, description="of significance, corrected for all tests of a batch")
     effect: float = Field(0.1, ge=0.0, le=1.0, description="at least this share of a distribution must have moved")
 
 
