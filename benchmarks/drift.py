@@ -41,7 +41,7 @@ def measure(folder: Path) -> list[Result]:
 def source(name: str, inputs: tuple[str, ...], kinds: dict[str, Kind]) -> tuple[pa.Table, Schema]:
     """A built-in data set, all of it as training rows."""
     raw = load(name, Path(), (*inputs, *kinds), Options())
-    return table.build([raw], table.Roles(inputs, kinds), table.Shares(1, 0, 0))
+    return table.build({0: raw}, table.Roles(inputs, kinds), table.Shares(1, 0, 0))
 
 
 def false_alarms(name: str, rows: pa.Table, schema: Schema) -> list[Result]:
@@ -111,14 +111,14 @@ def costs() -> list[Result]:
     names = tuple(f"c{number}" for number in range(20))
     numbers = {name: random.normal(size=105_000).astype(np.float32) for name in names}
     wide = table.build(
-        [pa.table(numbers | {"y": random.integers(0, 10, 105_000)})],
+        {0: pa.table(numbers | {"y": random.integers(0, 10, 105_000)})},
         table.Roles(names, {"y": "classes"}),
         table.Shares(1, 0, 0),
     )
     pixels, labels = mnist_data()
     images = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels.astype(np.uint8).reshape(-1, 1, 28, 28))
     mnist = table.build(
-        [pa.table({"image": images, "y": labels})], table.Roles(("image",), {"y": "classes"}), table.Shares(1, 0, 0)
+        {0: pa.table({"image": images, "y": labels})}, table.Roles(("image",), {"y": "classes"}), table.Shares(1, 0, 0)
     )
     return [
         Result("drift of 5,000 rows against 100,000, 20 columns, s", f"{_seconds(*wide, 5_000):.1f}", "", True),

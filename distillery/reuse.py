@@ -23,8 +23,8 @@ from distillery.views import Views, mixed
 
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
-SHOWING = ("augment.py", "views.py")
-SPEAKING = ("features.py", "models", "saved.py")
+SHOWING = ("augment.py", "columns.py", "views.py")
+SPEAKING = ("exits.py", "features.py", "models", "saved.py")
 BLOCK_BYTES = 1 << 24
 
 

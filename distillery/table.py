@@ -64,7 +64,7 @@ class Shares:
 
 
 def build(
-    parts: Sequence[pa.Table], roles: Roles, shares: Shares, *, duplicates: Literal["refuse", "drop"] = "refuse"
+    parts: Mapping[int, pa.Table], roles: Roles, shares: Shares, *, duplicates: Literal["refuse", "drop"] = "refuse"
 ) -> tuple[pa.Table, Schema]:
     """Turns the user's columns into the table that every later stage reads.
 
@@ -72,7 +72,7 @@ def build(
     that were missing. So what is sent twice counts once, a label may come later, and no row changes its split.
 
     Args:
-        parts: as a source loads them; the first is the user's data, the others are what arrived since.
+        parts: number, ascending -> as a source loads it; 0 is the user's data, the others are what arrived since.
         roles: which columns are what.
         shares: of the splits; without effect where the user has a split column.
         duplicates: within one part: `drop` keeps the first of rows with equal inputs, with the first label that any of
@@ -80,7 +80,7 @@ def build(
 
     Returns:
         The table, in the order of the parts: `id`, `row_origin` (where the user finds the row), `content` (hash of all
-        inputs), `partition` (which part brought the row, from 0), `split`, `group` if there is one, `target` (null
+        inputs), `partition` (which part brought the row), `split`, `group` if there is one, `target` (null
         where unlabelled; with several targets `target.<name>`) and for each its `.partition` (which part brought the
         label), and the inputs: an image as fixed_shape_tensor of uint8 (channels, height, width), a vector as that of
         float32, a number as float32, null where missing. And its schema: classes are the labels of training rows,
@@ -91,13 +91,14 @@ def build(
     """
     if parts[0].num_rows == 0:
         raise UserError("the table has no row: put data there, or change data.path")
-    read = [rows_of(part, roles, shares, number) for number, part in enumerate(parts)]
+    read = {number: rows_of(part, roles, shares, number) for number, part in parts.items()}
     inputs = read[0][1]
-    for (_, other), part in zip(read[1:], parts[1:], strict=True):
+    for number, (_, other) in read.items():
         if other != inputs:
-            raise UserError(f"{_origin(part)[0]}: its inputs are {told(other)}, those of data.path {told(inputs)}")
+            first = _origin(parts[number])[0]
+            raise UserError(f"{first}: its inputs are {told(other)}, those of data.path {told(inputs)}")
     named = {name: targets.column_of(name, roles.targets) for name in roles.targets}
-    rows = joined([rows for rows, _ in read], roles, duplicates=duplicates)
+    rows = joined([rows for rows, _ in read.values()], roles, duplicates=duplicates)
     training = rows.filter(pc.equal(rows["split"], "train"))
     described = {}
     for name, column in named.items():
@@ -273,7 +274,7 @@ def _inputs(raw: pa.Table, roles: Roles, origin: pa.Array) -> tuple[dict[str, In
 
 
 def _image(array: pa.Array, name: str, origin: pa.Array) -> pa.Array:
-    """An image column as it is, once it is known to be one."""
+    """An image column as tensors (channels, height, width), once it is known to hold images."""
     if array.null_count:
         # Parquet cannot give a tensor column with gaps back.
         row = int(np.flatnonzero(missing(array))[0])
@@ -291,7 +292,8 @@ def _image(array: pa.Array, name: str, origin: pa.Array) -> pa.Array:
     channels_last = len(shape) == IMAGE_DIMENSIONS and shape[2] in (1, 3) and shape[0] not in (1, 3)
     if channels_last or len(shape) not in (2, IMAGE_DIMENSIONS):
         raise UserError(f"image column {name!r} has shape {shape}: it must be (channels, height, width)")
-    return array
+    # One type, whatever the names of its dimensions and whether a plane says that it has one channel: parts are joined.
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), image_shape(kind)), array.storage)
 
 
 def _vector(array: pa.Array, name: str, origin: pa.Array) -> pa.Array:

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks.retraining import incoming
+
 EVENT = "distillation.data.arrived"
 REFUSED = "distillation.batch.quarantined"
 SECONDS = 5.0
@@ -26,7 +28,7 @@ def watch(folder: Path, arrived: Callable[[list[str]], None], ended: threading.E
     """Calls `arrived` with the files that lie in a folder, once for each state of the folder, until `ended` is set.
 
     A file counts when it has stayed as it is from one look to the next, so that one still being copied is left in
-    peace. Files that lie there at the start have arrived too. Hidden files and `.part` and `.tmp` files do not count.
+    peace. Files that lie there at the start have arrived too. What counts: see `tasks.retraining.incoming.signs`.
     """
     told: Snapshot = frozenset()
     before: Snapshot = frozenset()
@@ -43,15 +45,5 @@ def watch(folder: Path, arrived: Callable[[list[str]], None], ended: threading.E
 
 def _look(folder: Path) -> Snapshot:
     """Name, size and time of change of every file."""
-    found = []
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts) or path.suffix in (".part", ".tmp"):
-            continue
-        try:
-            if path.is_file():
-                status = path.stat()
-                found.append((name.as_posix(), status.st_size, status.st_mtime_ns))
-        except FileNotFoundError:
-            continue  # taken away between the two calls
-    return frozenset(found)
+    found = (sign for path in folder.iterdir() for sign in incoming.signs(path))
+    return frozenset((Path(name).relative_to(folder).as_posix(), size, time) for name, size, time in found)

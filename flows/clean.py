@@ -153,8 +153,9 @@ def _cache(root: Path, tracker: Tracker, kept: "list[ModelVersion]", before: flo
     for version in kept:
         try:
             known = lineage(tracker, version)
-            for file in (descent.LOCK, descent.PARTITIONS):
-                needed |= set(dvc_cache.hashes(yaml.safe_load(known[file])))
+            needed |= set(dvc_cache.hashes(yaml.safe_load(known[descent.LOCK])))
+            for text in yaml.safe_load(known[descent.PARTITIONS]).values():
+                needed |= set(dvc_cache.hashes(yaml.safe_load(text)))
         except UserError as error:
             _say(f"DVC's cache is left alone, since what a version needs is not known: {error}")
             return
@@ -176,7 +177,7 @@ def _prefect_runs(root: Path, before: float) -> Iterator[Leftover]:
 
     ended = FlowRunFilter.model_validate(
         {
-            "tags": {"any_": [f"{what}:{root}" for what in ("project", "promotion", "schedule")]},
+            "tags": {"any_": [f"{what}:{root}" for what in ("project", "promotion", "retraining", "schedule")]},
             "end_time": {"before_": datetime.fromtimestamp(before, UTC)},
         }
     )

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from tasks.tracking import STATE, Tracker
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-LINEAGE = {descent.LOCK: None, FILE: None, descent.PARTITIONS: "{}"}  # and what is taken where a version has none
+LINEAGE = (descent.LOCK, FILE, descent.PARTITIONS)
 COPIES = STATE / "reproduce"
 
 
@@ -54,9 +55,7 @@ def reproduce(root: Path, model: str, into: Path | None, *, force: bool) -> int:
     texts = lineage(tracker, version)
     for file in (descent.LOCK, FILE):
         (place / file).write_text(texts[file], encoding="utf-8")
-    # What had arrived by then need not have been committed.
-    for file, content in yaml.safe_load(texts[descent.PARTITIONS]).items():
-        (place / partitions.FOLDER / file).write_text(yaml.safe_dump(content), encoding="utf-8")
+    _bring_partitions(place, yaml.safe_load(texts[descent.PARTITIONS]))
     if version.tags.get("git_tree") == "dirty":
         _say(f"{name} was made from a tree with changes that Git does not hold: its code may have been another")
     params = load(place)
@@ -73,7 +72,10 @@ def reproduce(root: Path, model: str, into: Path | None, *, force: bool) -> int:
     print(f"model    {'equal' if equal else 'DIFFERENT'}  (weights, model.json and the ONNX file)")
     print(f"copy     {place}; `git worktree remove --force {copy}` removes it")
     if not equal:
-        _say("other library versions, another processor or another number of threads round differently")
+        _say(
+            "other library versions, another processor or another number of threads round differently; so do soft "
+            "targets that are asked for all at once, where they had grown with the data"
+        )
     return 0 if equal else 1
 
 
@@ -93,19 +95,35 @@ def _worktree(root: Path, copy: Path, version: "ModelVersion") -> Path:
     return copy / prefix
 
 
+def _bring_partitions(place: Path, arrived: Mapping[str, str]) -> None:
+    """Makes the `.dvc` files of what had arrived those of that time, committed or not.
+
+    Raises:
+        UserError: where a name is none of a partition.
+    """
+    folder = place / partitions.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.dvc"):
+        file.unlink()
+    for name, text in arrived.items():
+        if not partitions.NAME.fullmatch(name.removesuffix(".dvc")):
+            raise UserError(f"{descent.PARTITIONS} of that version names {name!r}, which is no partition")
+        (folder / name).write_text(text, encoding="utf-8")
+
+
 def lineage(tracker: Tracker, version: "ModelVersion") -> dict[str, str]:
     """The texts of `LINEAGE`: of the version's own files, else of the run that registered it.
 
     Raises:
         UserError: where it has none.
     """
-    from mlflow.artifacts import load_text
+    from mlflow.artifacts import list_artifacts, load_text
     from mlflow.exceptions import MlflowException
 
     places = (f"models:/{version.name}/{version.version}/lineage", f"runs:/{version.run_id}")
     found = {}
     with default_service(tracker.uri):
-        for name, default in LINEAGE.items():
+        for name in LINEAGE:
             for place in places:
                 try:
                     found[name] = load_text(f"{place}/{name}")
@@ -113,11 +131,12 @@ def lineage(tracker: Tracker, version: "ModelVersion") -> dict[str, str]:
                 except (MlflowException, OSError):
                     continue
             else:
-                if default is None:
+                listed = [Path(each.path).name for each in list_artifacts(places[0])]
+                if name != descent.PARTITIONS or name in listed:
                     raise UserError(
                         f"{version.name} version {version.version} has no {name}: its registration was interrupted"
                     )
-                found[name] = default
+                found[name] = "{}"  # it was registered before anything could arrive
     return found
 
 

@@ -61,20 +61,21 @@ def _tell(root: Path, found: Retraining) -> None:
         console.print(_table(telling.rows(found), "rows", "new", "labels"))
     for batch in found.batches:
         if batch.drift:
-            console.print(f"{batch.name} against the data before it:", highlight=False)
+            console.print(f"{batch.name} against the data before it:", highlight=False, markup=False)
             console.print(_table(telling.drift_rows(batch), "moved, %", "p"))
-    console.print(telling.summary(found), highlight=False, soft_wrap=True)
+    console.print(telling.summary(found), highlight=False, markup=False, soft_wrap=True)
     console.print(f"details     {root / RETRAINING}", highlight=False, soft_wrap=True)
 
 
 def _table(lines: list[dict[str, str]], *figures: str) -> "Table":
     """Lines under the names of their columns, figures to the right."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in lines[0]:
         table.add_column(name, justify="right" if name in figures else "left", overflow="fold")
     for line in lines:
-        table.add_row(*line.values())
+        table.add_row(*map(escape, line.values()))
     return table

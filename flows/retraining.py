@@ -35,26 +35,41 @@ def retraining() -> Retraining:
     """
     root = Path.cwd()
     with locked(root, say):
-        params = load(root)
-        versions.check(root, Graph.open(root), params.retraining)
-        begun = taking.settle(root, Graph.open(root), say)
-        arrivals = waiting(root)
-        for arrival in arrivals:
-            # Each is held against all that was there before, the batch before it included.
-            if _is_stale(root, ["validate"]):
-                distillation(["validate"])
-            _task(f"batch {arrival.name}", functools.partial(_take, root, arrival))
-        journal = Journal.read(root) or Journal()
-        advanced = taking.advance(root, params)
-        if params.retraining.commit:
-            versions.commit(root, versions.DATA, telling.data_message(journal.batches))
-        found = Retraining(batches=journal.batches, snapshot=load(root).retraining.snapshot, advanced=advanced)
-        if begun or _is_stale(root, []):
-            found = _made(root, found, journal)
-        found.write(root / RETRAINING)
-        Journal.remove(root)
-        create_table_artifact(telling.rows(found), key="batches", description=telling.summary(found))
+        versions.check(root, Graph.open(root), load(root).retraining)
+        skipped: set[Arrival] = set()
+        found = _round(root, skipped)
+        # What arrives meanwhile has started no flow of its own, since there is one already.
+        while set(waiting(root)) - skipped:
+            later = _round(root, skipped)
+            found = later.model_copy(update={"batches": (*found.batches, *later.batches)})
+        if found.batches or found.outcome:
+            found.write(root / RETRAINING)
+            create_table_artifact(telling.rows(found), key="batches", description=telling.summary(found))
         return found
+
+
+def _round(root: Path, skipped: set[Arrival]) -> Retraining:
+    """Takes in what lies there now, and makes of it what there is to make.
+
+    Args:
+        root: the project's folder.
+        skipped: gets what is still being written.
+    """
+    begun = taking.settle(root, Graph.open(root), say)
+    for arrival in waiting(root):
+        # Each is held against all that was there before, the batch before it included.
+        if _is_stale(root, ["validate"]):
+            distillation(["validate"])
+        _task(f"batch {arrival.name}", functools.partial(_take, root, arrival, skipped))
+    journal, params = Journal.read(root) or Journal(), load(root)
+    advanced = taking.advance(root, params)
+    if params.retraining.commit:
+        versions.commit(root, versions.DATA, telling.data_message(journal.batches))
+    found = Retraining(batches=journal.batches, snapshot=load(root).retraining.snapshot, advanced=advanced)
+    if begun or _is_stale(root, []):
+        found = _made(root, found, journal)
+    Journal.remove(root)
+    return found
 
 
 def _made(root: Path, found: Retraining, journal: Journal) -> Retraining:
@@ -71,11 +86,12 @@ def _made(root: Path, found: Retraining, journal: Journal) -> Retraining:
     return found.model_copy(update={"promotion": sentence(decided), "outcome": decided.outcome})
 
 
-def _take(root: Path, arrival: Arrival) -> State[Batch]:
+def _take(root: Path, arrival: Arrival, skipped: set[Arrival]) -> State[Batch]:
     """One batch, and how Prefect calls what became of it."""
     try:
         batch = taking.take(root, load(root), Graph.open(root), arrival)
     except UnfinishedError as error:
+        skipped.add(arrival)
         say(str(error))
         return Completed(name="Skipped", message=str(error))
     said = telling.line(batch)

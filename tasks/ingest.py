@@ -29,8 +29,8 @@ def run(stage: Stage) -> Summary:
     roles = table.Roles(columns.inputs, columns.targets, columns.key, columns.group, columns.split)
     options = Options(ingest.image_size, ingest.image_mode, roles.names, stage.progress.track)
     arrived = partitions.found(stage.path("data/partitions"))
-    parts = [load(data.source, stage.path(data.path), roles.columns, options)]
-    parts += [named(partitions.read(each.folder, roles, options), each.name) for each in arrived]
+    parts = {0: load(data.source, stage.path(data.path), roles.columns, options)}
+    parts |= {each.number: named(partitions.read(each.folder, roles, options), each.name) for each in arrived}
     shares = table.Shares(**data.split.model_dump())
     rows, schema = table.build(parts, roles, shares, duplicates=ingest.duplicates)
     in_test = pc.equal(rows["split"], "test")
@@ -38,7 +38,7 @@ def run(stage: Stage) -> Summary:
     _write(rows.filter(in_test), stage.output("data/table/test.parquet"))
     schema.write(stage.output("data/table/schema.json"))
     counts = {split: pc.sum(pc.equal(rows["split"], split)).as_py() for split in table.SPLITS}
-    dropped = sum(part.num_rows for part in parts) - rows.num_rows
+    dropped = sum(part.num_rows for part in parts.values()) - rows.num_rows
     if dropped:
         stage.progress.say(f"ingest: {dropped} copies of other rows were dropped")
     unknown = [rows[targets.column_of(name, schema.targets)].is_null() for name in schema.targets]

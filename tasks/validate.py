@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 NUMERIC = "numeric"  # the input that all scalar columns make together
 BATCH_BYTES = 1 << 22
+# Expectations that a row meets or fails, by the first words of Great Expectations' names.
+OF_ROWS = (
+    "expect_column_values_",
+    "expect_column_value_lengths_",
+    "expect_column_pair_values_",
+    "expect_multicolumn_",
+    "expect_select_column_values_",
+)
 MOST_COLUMNS = 10
 
 
@@ -46,7 +54,7 @@ def suite(frame: "pd.DataFrame", schema: "Schema", validation: "Validation", *, 
         schema: of the table.
         validation: the parameters.
         whole: the frame is all there is; else it is a batch, of which nothing is asked that a part need not have: every
-            class, labels in every split, a number of rows.
+            class, labels in every split, what the user expects of the rows together.
     """
     from distillery.targets import column_of
 
@@ -93,12 +101,15 @@ def suite(frame: "pd.DataFrame", schema: "Schema", validation: "Validation", *, 
             checks += _numeric(frame[list(spec.columns)])
         else:
             checks += _vector(name)
-    checks += [
+    return [*checks, *(own for own in own_checks(validation) if whole or own.type.startswith(OF_ROWS))]
+
+
+def own_checks(validation: "Validation") -> list[Check]:
+    """The user's own expectations."""
+    return [
         Check(own.type, own.arguments, key=f"validation.expectations[{number}]")
         for number, own in enumerate(validation.expectations)
-        if whole or not own.type.startswith("expect_table_")
     ]
-    return checks
 
 
 def read_frame(files: list[Path], schema: "Schema", validation: "Validation") -> "pd.DataFrame":

@@ -34,7 +34,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / loader).parent.mkdir(parents=True)
     shutil.copy(ROOT / loader, root / loader)
     make_standing(root)
-    stages(root, "ingest", "prepare", "train_teacher@wide", "soft_targets@wide")
+    stages(root, "ingest", "prepare", "snapshot", "train_teacher@wide", "soft_targets@wide")
     return root
 
 

@@ -48,7 +48,7 @@ def build(found: dict[str, Any]) -> tuple[pa.Table, Schema]:
     tags = [[name for name, holds in zip("ab", row, strict=True) if holds] for row in found["tags"]]
     raw = found | {"image": tensor(found["image"]), "vector": found["vector"].tolist(), "tags": tags}
     raw["part"] = ["train"] * len(tags)
-    return table.build([pa.table(raw)], table.Roles(INPUTS, TARGETS, split="part"), table.Shares(1, 0, 0))
+    return table.build({0: pa.table(raw)}, table.Roles(INPUTS, TARGETS, split="part"), table.Shares(1, 0, 0))
 
 
 BEFORE, SCHEMA = build(columns(0, 1400))
@@ -168,7 +168,7 @@ def test_columns_that_say_nothing_and_numbers_beyond_measure() -> None:
         raw["image"] = tensor(np.zeros((500, 1, 4, 4), np.uint8))
         raw["part"] = ["train"] * 500
         roles = table.Roles(("constant", "empty", "wide", "v", "image"), {"y": "classes"}, split="part")
-        built, schema = table.build([pa.table(raw)], roles, table.Shares(1, 0, 0))
+        built, schema = table.build({0: pa.table(raw)}, roles, table.Shares(1, 0, 0))
         return built.slice(some.start, some.stop - some.start), schema
 
     before, schema = side(slice(0, 300), 1)

@@ -73,7 +73,7 @@ def test_a_folder_of_images_becomes_a_table(tmp_path: Path) -> None:
 
 
 def build(columns: dict[str, Any], roles: table.Roles = ROLES, **options: Any) -> pa.Table:
-    return table.build([pa.table(columns)], roles, SHARES, **options)[0]
+    return table.build({0: pa.table(columns)}, roles, SHARES, **options)[0]
 
 
 def large(count: int = 4000) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def test_splits_have_their_shares() -> None:
 def test_another_border_between_train_and_validation_leaves_the_test_split_alone() -> None:
     columns = pa.table(large())
     splits = [
-        table.build([columns], ROLES, table.Shares(*shares))[0]["split"].to_numpy() == "test"
+        table.build({0: columns}, ROLES, table.Shares(*shares))[0]["split"].to_numpy() == "test"
         for shares in ((0.7, 0.1, 0.2), (0.5, 0.3, 0.2))
     ]
     np.testing.assert_array_equal(*splits)
@@ -153,7 +153,7 @@ def test_an_image_counts_in_the_id_wherever_it_lies_in_memory() -> None:
 def test_labels_become_text(labels: Any, names: list[str | None], classes: tuple[str, ...]) -> None:
     roles = table.Roles(inputs=("a",), targets={"label": "classes"}, split="part")
     raw = pa.table({"a": [1, 2, 3, 4], "label": labels, "part": ["train"] * 4})
-    written, schema = table.build([raw], roles, SHARES)
+    written, schema = table.build({0: raw}, roles, SHARES)
     assert written["target"].to_pylist() == names
     assert schema.classes == classes
 
@@ -168,13 +168,13 @@ def test_a_vector_is_an_input_of_its_own_and_part_of_the_id(tmp_path: Path) -> N
     roles = table.Roles(inputs=("v", "a"), targets={"label": "classes"})
     lists = pa.array([[1, 2], [3, 4], None])
     raw = pa.table({"v": lists, "a": [1, 2, 3], "label": ["x", "y", "x"]})
-    written, schema = table.build([raw], roles, table.Shares(0.98, 0.01, 0.01))
+    written, schema = table.build({0: raw}, roles, table.Shares(0.98, 0.01, 0.01))
     assert schema.inputs["v"].shape == (2,) and schema.inputs["v"].columns == ("v",)
     pq.write_table(written, tmp_path / "table.parquet")
     back = pq.read_table(tmp_path / "table.parquet")["v"].combine_chunks()
     np.testing.assert_array_equal(table.vectors(back), [[1, 2], [3, 4], [np.nan, np.nan]])
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([[1, 2], [3, 5], [0, 0]], np.float32))
-    other, _ = table.build([raw.set_column(0, "v", tensors)], roles, SHARES)
+    other, _ = table.build({0: raw.set_column(0, "v", tensors)}, roles, SHARES)
     assert [one == two for one, two in zip(written["id"], other["id"], strict=True)] == [True, False, False]
 
 
@@ -189,7 +189,7 @@ def test_several_targets_stand_beside_each_other() -> None:
         }
     )
     kinds = {"kind": "classes", "price": "number", "tags": "labels"}
-    written, schema = table.build([raw], table.Roles(("a",), kinds, split="part"), SHARES)
+    written, schema = table.build({0: raw}, table.Roles(("a",), kinds, split="part"), SHARES)
     assert written["target.price"].to_pylist() == [1.5, 2.0, None, 1000.0, 0.0, 7.0]
     assert written["target.tags"].to_pylist() == [["red", "round"], [], None, ["round"], ["red"], ["new"]]
     assert [target.names for target in schema.targets.values()] == [("x", "y"), (), ("red", "round")]
@@ -216,7 +216,7 @@ def test_several_targets_stand_beside_each_other() -> None:
 def test_a_target_of_another_kind_is_told(kind: Any, values: Any, message: str) -> None:
     raw = pa.table({"a": [1, 2], "y": values, "part": ["train"] * 2})
     with pytest.raises(UserError, match=message):
-        table.build([raw], table.Roles(("a",), {"y": kind}, split="part"), SHARES)
+        table.build({0: raw}, table.Roles(("a",), {"y": kind}, split="part"), SHARES)
 
 
 @pytest.mark.parametrize(

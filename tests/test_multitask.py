@@ -18,7 +18,7 @@ from tests.data_fixtures import stages
 
 ROOT = Path(__file__).parents[1]
 BEFORE = [
-    *("ingest", "validate", "prepare", "train_teacher@wide", "train_teacher@deep", "soft_targets@wide"),
+    *("ingest", "validate", "prepare", "snapshot", "train_teacher@wide", "train_teacher@deep", "soft_targets@wide"),
     *("soft_targets@deep", "validate_soft_targets@wide", "validate_soft_targets@deep", "train_baseline", "distill"),
 ]
 

@@ -195,7 +195,7 @@ def project(root: Path, *stages: str, **sections) -> Path:
     loader = Path("distillery/sources/digits.py")
     (root / loader).parent.mkdir(parents=True)
     shutil.copy(ROOT / loader, root / loader)
-    for stage in ("ingest", "validate", "prepare", *stages):
+    for stage in ("ingest", "validate", "prepare", "snapshot", *stages):
         run(root, stage)
     return root
 

@@ -154,7 +154,7 @@ def test_augment_without_images_is_told_by_its_key(tmp_path: Path):
 
     root = tmp_path
     write_table(table_project(root), rows())
-    for stage in ("ingest", "validate", "prepare"):
+    for stage in ("ingest", "validate", "prepare", "snapshot"):
         run(root, stage)
     params = yaml.safe_load((root / "params.yaml").read_text())
     (key,) = params["teachers"]

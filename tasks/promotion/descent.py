@@ -86,7 +86,7 @@ def write(root: Path, seen: Path, folder: Path, alone: Path | None) -> None:
     for name in (LOCK, FILE):
         if (root / name).exists():
             shutil.copyfile(root / name, folder / name)
-    arrived = {file.name: yaml.safe_load(file.read_bytes()) for file in (root / partitions.FOLDER).glob("*.dvc")}
+    arrived = {file.name: file.read_text(encoding="utf-8") for file in (root / partitions.FOLDER).glob("*.dvc")}
     (folder / PARTITIONS).write_text(yaml.safe_dump(arrived), encoding="utf-8")
     for split in SEEN:
         np.save(folder / f"{split}-keys.npy", _keys(root / seen, split))

@@ -6,8 +6,8 @@ place is in, and one that has none arrives again.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,10 @@ Sign = tuple[str, int, int]  # path, size in bytes and time of change in nanosec
 
 
 class UnfinishedError(UserError):
-    """Somebody still writes the files."""
+    """Somebody still writes the files of a batch."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{INCOMING / name} is still being written; it is left for the next time")
 
 
 class Journal(Config):
@@ -106,13 +109,19 @@ class Arrival:
 
     def signs(self) -> tuple[Sign, ...]:
         """What its files look like from outside; another answer later: somebody still writes them."""
-        return tuple(sign for path in self.paths for sign in _signs(path))
+        return tuple(sign for path in self.paths for sign in signs(path))
 
 
-def _signs(path: Path) -> Iterator[Sign]:
-    """Those of a file, or of every file below a folder; hidden and unfinished ones are passed over."""
+def signs(path: Path) -> Iterator[Sign]:
+    """Those of a file, or of every file below a folder.
+
+    What is hidden, unfinished, or left by the program that wrote a table (`_SUCCESS`) is passed over.
+    """
     for file in [path, *sorted(path.rglob("*"))]:
-        if file.suffix in UNFINISHED or any(part.startswith(".") for part in file.relative_to(path.parent).parts):
+        parts = file.relative_to(path.parent).parts
+        if any(part.startswith(".") or part.endswith(UNFINISHED) for part in parts):
+            continue
+        if file.name.startswith("_") and not file.suffix:
             continue
         try:
             if file.is_file():
@@ -127,9 +136,10 @@ def waiting(root: Path) -> list[Arrival]:
     folder = root / INCOMING
     found, classes = [], []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not any(_signs(path)):
+        files = [Path(name) for name, _, _ in signs(path)]
+        if not files:
             continue
-        if path.is_dir() and any(file.is_file() and file.suffix.lower() not in FORMATS for file in path.iterdir()):
+        if any(file.parent == path and file.suffix.lower() not in FORMATS for file in files):
             classes.append(path)
         else:
             found.append(Arrival(path.name, path if path.is_dir() else folder, (path,)))
@@ -153,12 +163,12 @@ def staged(root: Path, arrival: Arrival) -> tuple[Path, tuple[Sign, ...]]:
         except FileNotFoundError:
             break  # and told below
     if arrival.signs() != before:
-        raise UnfinishedError(f"{INCOMING / arrival.name} is still being written; it is left for the next time")
+        raise UnfinishedError(arrival.name)
     return place, before
 
 
-def forget(root: Path, taken: Iterable[Sign]) -> None:
-    """Removes files that arrived and have their place now, but those that were changed since, and empty folders."""
+def forget(root: Path, taken: Collection[Sign]) -> None:
+    """Removes files that arrived and have their place now, but those that were changed since, and their folders."""
     for name, size, time in taken:
         file = Path(name)
         try:
@@ -167,6 +177,7 @@ def forget(root: Path, taken: Iterable[Sign]) -> None:
                 file.unlink()
         except FileNotFoundError:
             continue
-    for folder in sorted((root / INCOMING).rglob("*"), reverse=True):
-        if folder.is_dir() and not any(folder.iterdir()):
+    above = {folder for name, _, _ in taken for folder in Path(name).parents}
+    for folder in sorted(above & set((root / INCOMING).rglob("*")), reverse=True):
+        with suppress(OSError):  # something else lies there
             folder.rmdir()

@@ -67,7 +67,7 @@ def judge(root: Path, params: Params, files: Path, number: int, docs: Path) -> V
         if inputs != schema.inputs:
             raise UserError(f"its inputs are {table.told(inputs)}, those of the table {table.told(schema.inputs)}")
         rows = table.joined([rows], roles, duplicates=duplicates)
-        failed = _failed(rows, schema, params, docs)
+        failed = _failed(root, rows, schema, params, docs)
         names = [name for name in rows.column_names if name not in roles.inputs]
         present = [pq.read_table(root / TABLE / f"{name}.parquet", columns=names) for name in ("rows", "test")]
         after = table.joined([*present, rows.select(names)], roles, duplicates="refuse")
@@ -90,22 +90,26 @@ def judge(root: Path, params: Params, files: Path, number: int, docs: Path) -> V
     return Verdict(count, fresh.num_rows, pc.sum(late).as_py() or 0, drift=tuple(moved))
 
 
-def _failed(rows: "pa.Table", schema: "Schema", params: Params, docs: Path) -> "list[Outcome]":
-    """The expectations that the batch alone does not meet."""
+def _failed(root: Path, rows: "pa.Table", schema: "Schema", params: Params, docs: Path) -> "list[Outcome]":
+    """The expectations that the batch alone does not meet; the user's own are asked of the table with it, too."""
     import pyarrow.parquet as pq
 
     from tasks.expectations import examine
-    from tasks.validate import read_frame, suite
+    from tasks.validate import own_checks, read_frame, suite
 
     docs.mkdir(parents=True, exist_ok=True)
     file = docs / "batch.parquet"
     pq.write_table(rows, file)
     try:
         frame = read_frame([file], schema, params.validation)
+        outcomes = examine(frame, suite(frame, schema, params.validation, whole=False), suite="batch", docs=docs)
+        if together := own_checks(params.validation):
+            present = [root / TABLE / f"{name}.parquet" for name in ("rows", "test")]
+            whole = read_frame([*present, file], schema, params.validation).drop_duplicates("content")
+            outcomes += examine(whole, together, suite="together", docs=docs)
     finally:
         file.unlink()
-    checks = suite(frame, schema, params.validation, whole=False)
-    return [outcome for outcome in examine(frame, checks, suite="batch", docs=docs) if not outcome.success]
+    return [outcome for outcome in outcomes if not outcome.success]
 
 
 def _sentence(outcome: "Outcome") -> str:

@@ -10,7 +10,7 @@ from tasks.dvc_graph import Graph
 from tasks.params import Params
 from tasks.params_file import change
 from tasks.retraining import incoming
-from tasks.retraining.incoming import Arrival, Journal
+from tasks.retraining.incoming import Arrival, Journal, UnfinishedError
 from tasks.retraining.judging import judge
 from tasks.retraining.results import Batch, save
 
@@ -20,24 +20,31 @@ Say = Callable[[str], None]
 def settle(root: Path, graph: Graph, say: Say) -> Journal | None:
     """Finishes or undoes what a killed retraining left; returns its journal where it has not come to its end."""
     journal = Journal.read(root)
-    for place, taken in (journal.taken if journal else {}).items():
-        if (root / place).exists():
-            say(f"{place} was taken in by a retraining that was interrupted")
-            incoming.forget(root, taken)
-    if journal and journal.taken:
-        there = [
-            report for place in journal.taken if (report := _report(root, place)).exists() and (root / place).exists()
-        ]
-        batches = tuple(Batch.model_validate_json(file.read_bytes()) for file in there)
-        journal = Journal(batches=(*journal.batches, *batches))
-        journal.write(root)
+    taken = journal.taken if journal else {}
+    whole = [place for place in taken if _is_whole(root / place)]
+    for place in taken.keys() - set(whole):
+        # Cut off half-way; the batch itself lies in data/incoming still, and is taken again.
+        shutil.rmtree(root / place, ignore_errors=True)
     for partition in partitions.found(root / partitions.FOLDER):
         if not partition.folder.with_name(f"{partition.name}.dvc").exists():
             graph.add(partition.folder)
     for report in (root / partitions.FOLDER).glob("*.json"):
         if not report.with_suffix("").exists() and not report.with_suffix(".dvc").exists():
             report.unlink()
+    if journal and taken:
+        for place in whole:
+            say(f"{place} was taken in by a retraining that was interrupted")
+            incoming.forget(root, taken[place])
+        found = (Batch.model_validate_json(_report(root, place).read_bytes()) for place in whole)
+        journal = Journal(batches=(*journal.batches, *found))
+        journal.write(root)
     return journal
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether a folder holds the very files that its name tells the digest of."""
+    files = place if place.parent.name == partitions.FOLDER.name else place / incoming.FILES
+    return files.is_dir() and partitions.digest(files) == place.name.rpartition("-")[2]
 
 
 def take(root: Path, params: Params, graph: Graph, arrival: Arrival) -> Batch:
@@ -62,6 +69,8 @@ def take(root: Path, params: Params, graph: Graph, arrival: Arrival) -> Batch:
         )
     else:
         batch = _looked_at(root, params, arrival.name, digest, number)
+        if arrival.signs() != signs:
+            raise UnfinishedError(arrival.name)
         journal.model_copy(update={"taken": {batch.folder: signs}}).write(root)
         _put(root, batch)
         if batch.outcome == "accepted":
@@ -103,8 +112,11 @@ def _put(root: Path, batch: Batch) -> None:
         save(batch, _report(root, batch.folder))
         (staged / incoming.FILES).rename(place)
         return
+    if _is_whole(place):  # the same bad batch, sent again
+        save(batch, place / "report.json")
+        return
+    shutil.rmtree(place, ignore_errors=True)
     save(batch, staged / "report.json")
-    shutil.rmtree(place, ignore_errors=True)  # the same bad batch, sent again
     staged.rename(place)
 
 
@@ -116,12 +128,19 @@ def _report(root: Path, folder: str) -> Path:
 
 def advance(root: Path, params: Params) -> str:
     """Raises `retraining.snapshot` where the parameters ask for it; returns why, or nothing."""
-    arrived = [one for one in partitions.found(root / partitions.FOLDER) if one.number > params.retraining.snapshot]
-    reports = [Batch.model_validate_json(_report(root, str(one.folder)).read_bytes()) for one in arrived]
-    drifted = list(dict.fromkeys(what for report in reports for what in report.drifted))
     policy = params.retraining.teacher
-    if not arrived or policy == "never" or (policy == "on_drift" and not drifted):
+    arrived = [one for one in partitions.found(root / partitions.FOLDER) if one.number > params.retraining.snapshot]
+    if not arrived or policy == "never":
+        return ""
+    drifted = list(dict.fromkeys(what for one in arrived for what in _drifted(root, one)))
+    if policy == "on_drift" and not drifted:
         return ""
     section = params.retraining.model_dump(mode="json", exclude_unset=True) | {"snapshot": arrived[-1].number}
     change(root, {"retraining": section})
     return f"{', '.join(drifted)} drifted" if policy == "on_drift" else "retraining.teacher: always"
+
+
+def _drifted(root: Path, partition: partitions.Partition) -> tuple[str, ...]:
+    """What had drifted in a partition; nothing is known of one that was put there by hand."""
+    report = _report(root, partition.folder.relative_to(root).as_posix())
+    return Batch.model_validate_json(report.read_bytes()).drifted if report.exists() else ()
