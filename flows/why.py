@@ -67,7 +67,9 @@ def collect(root: Path, tracker: Tracker, version: "ModelVersion") -> dict[str, 
             known, hashes = descent.data_of(folder), descent.hashes(folder / descent.LOCK)
             file = folder / FILE
             parameters = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-        soft_targets = {path: value for path, value in hashes.items() if path.startswith(f"{SOFT_TARGETS}/")}
+        # A dvc.lock also keeps what it knows of teachers that are no longer asked.
+        told = {f"{SOFT_TARGETS}/{key}" for key in (parameters.get("distill") or {}).get("teachers") or []}
+        soft_targets = {path: value for path, value in hashes.items() if path in told}
         data = {} if known is None else known.model_dump()
         used = {path for path in hashes if path.startswith("data/") or path == parameters["data"]["path"]}
         data["dvc"] = {path: hashes[path] for path in sorted(used - soft_targets.keys() - {SOFT_TARGETS})}

@@ -48,7 +48,7 @@ def test_the_plan_is_dvcs(graph: Graph, project: Project) -> None:
         assert set(step.upstream) <= before
         before.add(step.name)
     assert [step.name for step in graph.plan(["prepare"])] == ORDER
-    assert [step.name for step in graph.plan(["train_teacher"])] == [*ORDER, "train_teacher@wide"]
+    assert [step.name for step in graph.plan(["train_teacher"])] == [*ORDER, "snapshot", "train_teacher@wide"]
     listed = [line.split()[0] for line in project.dvc("stage", "list", "--name-only").splitlines()]
     assert sorted(listed) == sorted(step.name for step in steps)
 

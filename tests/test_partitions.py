@@ -139,6 +139,30 @@ def test_teachers_see_what_they_saw_until_the_snapshot_advances(tmp_path: Path) 
     assert len(after) == len(after.labelled) == len(Columns.open(tmp_path / "data/prepared/train"))
 
 
+def test_a_partition_is_known_by_its_number(tmp_path: Path) -> None:
+    """Batches 1 and 2, which teachers knew, were taken out; 3 is still none that they know."""
+    base(tmp_path, rows=200)
+    project(tmp_path, data=KEYED, retraining={"snapshot": 2})
+    arrived(tmp_path, 3, numbered(range(200, 300)))
+    stages(tmp_path, "ingest", "validate", "prepare", "snapshot")
+    rows = {row["partition"] for row in table_of(tmp_path).select(["partition"]).to_pylist()}
+    seen, prepared = (Columns.open(tmp_path / "data" / name / "train") for name in ("snapshot", "prepared"))
+    assert rows == {0, 3} and len(seen) < len(prepared)
+    assert partitions.next_number(tmp_path / "data/partitions", 2) == 4
+    assert partitions.next_number(tmp_path / "nowhere", 2) == 3
+
+
+def test_a_plane_and_a_picture_of_one_channel_are_the_same(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
+    project(tmp_path, data={"columns": {"inputs": ["image"], "target": "label"}})
+    planes = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels[:50])
+    write_table(tmp_path, {"image": planes, "label": ["a", "b"] * 25})
+    channels = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels[40:, np.newaxis])
+    arrived(tmp_path, 1, {"image": channels, "label": ["a", "b"] * 10})
+    summary = stage(tmp_path, "ingest")
+    assert (summary["rows"], summary["dropped"]) == (60, 10)
+
+
 def test_the_scale_of_a_number_is_that_of_the_snapshot(tmp_path: Path) -> None:
     data = {"columns": {"inputs": ["a"], "target": {"y": "number"}, "key": "key"}}
     distill = {"teachers": ["small"], "objectives": [{"name": "mse_teacher"}], "training": {}}

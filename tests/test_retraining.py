@@ -21,8 +21,8 @@ from distillery.errors import UserError
 from tasks.dvc_graph import Graph
 from tasks.params import load
 from tasks.retraining import incoming, taking, versions
-from tasks.retraining.incoming import Journal
-from tasks.retraining.results import Batch
+from tasks.retraining.incoming import Journal, UnfinishedError
+from tasks.retraining.results import RETRAINING, Batch, Retraining
 from tests.arrivals import Digits, put, set_up
 from tests.data_fixtures import stages
 from tests.projects import Project
@@ -198,6 +198,69 @@ def test_a_batch_that_somebody_writes_is_left_alone(ingested: Project, digits: D
     assert file.exists()
 
 
+def test_what_is_written_while_it_is_looked_at_is_left_for_later(
+    ingested: Project, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = put(ingested, "slow.parquet", digits.table(range(BASE, BASE + 50)))
+    real = taking.judge
+
+    def meanwhile(*arguments: Any) -> Any:
+        found = real(*arguments)
+        with file.open("ab") as stream:
+            stream.write(b"more")
+        return found
+
+    monkeypatch.setattr(taking, "judge", meanwhile)
+    with pytest.raises(UnfinishedError, match=r"slow.parquet is still being written"):
+        took(ingested)
+    assert file.exists() and partitions.found(ingested.root / partitions.FOLDER) == []
+
+
+def test_folders_of_tables_are_batches_whatever_their_writer_left_there(ingested: Project, digits: Digits) -> None:
+    folder = ingested.root / "data" / "incoming"
+    for name in ("week-1", "week-2", "week-3.part"):
+        (folder / name).mkdir(parents=True)
+        pq.write_table(digits.table(range(BASE, BASE + 20)), folder / name / "0.parquet")
+        (folder / name / "_SUCCESS").touch()
+        (folder / name / ".DS_Store").touch()
+        (folder / name / "1.parquet.part").touch()
+    (folder / "empty").mkdir()  # somebody is about to fill it
+    assert [arrival.name for arrival in incoming.waiting(ingested.root)] == ["week-1", "week-2"]
+    assert [batch.outcome for batch in took(ingested)] == ["accepted", "known"]
+    assert (folder / "empty").exists() and (folder / "week-3.part" / "0.parquet").exists()
+
+
+def test_what_is_expected_of_all_rows_together_is_asked_of_all_of_them(ingested: Project, digits: Digits) -> None:
+    def expecting(kind: str, **arguments: Any) -> None:
+        expectation = {"type": kind, "arguments": arguments}
+        set_up(ingested, digits, BASE, validation={"soft_targets": {}, "expectations": [expectation]})
+
+    # A batch of one class is fine where the table has all.
+    expecting("expect_column_distinct_values_to_contain_set", column="label", value_set=digits.labels[:1])
+    others = [row for row in range(BASE, 700) if digits.labels[row] != digits.labels[0]]
+    put(ingested, "one.parquet", digits.table(range(others[0], others[0] + 1)))
+    assert took(ingested)[0].outcome == "accepted"
+    expecting("expect_table_row_count_to_be_between", max_value=BASE + 10)
+    put(ingested, "many.parquet", digits.table(range(700, 730)))
+    (batch,) = took(ingested)
+    assert batch.outcome == "quarantined" and "expect_table_row_count_to_be_between" in batch.problems[0]
+
+
+def test_a_place_that_was_cut_off_half_way_is_no_place(ingested: Project, digits: Digits) -> None:
+    file = put(ingested, "bad.parquet", digits.table(range(BASE, BASE + 20), labels=["zebra"] * 20))
+    content = file.read_bytes()
+    (batch,) = took(ingested)
+    place = ingested.root / batch.folder
+    # The same comes again, and the kill falls into the middle of what replaces the old folder.
+    file.write_bytes(content)
+    (arrival,) = incoming.waiting(ingested.root)
+    (place / "files" / "bad.parquet").unlink()
+    Journal(taken={batch.folder: arrival.signs()}).write(ingested.root)
+    (again,) = took(ingested)
+    assert again.outcome == "quarantined"
+    assert (place / "files" / "bad.parquet").read_bytes() == content
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -306,3 +369,40 @@ def test_what_would_fail_at_the_end_is_told_at_the_beginning(ingested: Project) 
     shutil.rmtree(root / ".git")
     with pytest.raises(UserError, match=r"retraining.commit: git"):
         versions.check(root, graph, retraining.model_copy(update={"commit": True}))
+
+
+@pytest.mark.slow
+def test_one_at_a_time_and_nothing_to_do_is_said(finished: Project) -> None:
+    assert "nothing new in data/incoming/, and nothing is stale" in finished.flows("retrain")
+    with incoming.locked(finished.root, None):
+        assert "another retraining of this project is running" in finished.flows("retrain", code=1)
+
+
+@pytest.mark.slow
+def test_a_promotion_that_was_due_is_made_up_for(finished: Project) -> None:
+    """Killed between the run and the promotion: every stage is fresh, and the journal still lies there."""
+    Journal().write(finished.root)
+    output = finished.flows("retrain")
+    assert "student version 1" in output
+    assert Retraining.read(finished.root / RETRAINING).outcome in ("promoted", "kept")
+    assert Journal.read(finished.root) is None
+    assert "nothing new" in finished.flows("retrain")
+
+
+@pytest.mark.slow
+def test_a_remote_that_is_away_is_told_and_made_up_for(finished: Project, digits: Digits, tmp_path: Path) -> None:
+    finished.set_params(retraining={"snapshot": 0, "teacher": "never", "push": True})
+    store = tmp_path / "store"
+    store.write_text("a file where a folder should be")
+    finished.dvc("remote", "add", "--default", "store", str(store))
+    put(finished, "week.parquet", digits.table(range(100), lambda pixels: 255 - pixels))
+    assert "the next retraining pushes it" in finished.flows("retrain", code=1)
+    store.unlink()
+    finished.flows("retrain")
+    assert "Cache and remote 'store' are in sync." in finished.dvc("status", "--cloud")
+    (partition,) = partitions.found(finished.root / partitions.FOLDER)
+    # The cache loses the batch and the remote has it.
+    shutil.rmtree(partition.folder)
+    shutil.rmtree(finished.root / ".dvc" / "cache")
+    finished.dvc("pull")
+    assert (partition.folder / "week.parquet").exists()

@@ -58,7 +58,7 @@ def summary(found: Retraining) -> str:
     taken = sum(batch.outcome == "accepted" for batch in found.batches)
     said = [f"{taken} of {len(found.batches)} batches taken in." if found.batches else "No new data."]
     if found.advanced:
-        said.append(f"Teachers learn from {found.snapshot} partitions now: {found.advanced}.")
+        said.append(f"Teachers learn from all partitions up to number {found.snapshot} now: {found.advanced}.")
     return " ".join([*said, *([found.promotion] if found.promotion else [])])
 
 
