@@ -113,6 +113,7 @@ class Project:
         (root / "custom" / "models.py").write_text(MODELS)
         for folder in ("models/teachers", "data/soft_targets", "data/partitions", "reports/soft_targets"):
             (root / folder).mkdir(parents=True)
+            (root / folder / ".gitkeep").touch()
         project = cls(root)
         project.set_params()
         project.git("init", "--quiet")

@@ -86,7 +86,7 @@ def test_a_batch_that_arrives_is_taken_in_and_decided_upon(finished: Project) ->
     finished.set_params(schedules={"retraining": {"on_new_data": True}})
     with served(finished):
         put(finished, "week.parquet", Digits().table(range(100), lambda pixels: 255 - pixels))
-        until(lambda: states_of(finished) == ["Completed"])
+        until(lambda: states_of(finished) == ["Completed"], 300)
     report = Retraining.read(finished.root / RETRAINING)
     assert [(batch.outcome, batch.new, batch.drifted) for batch in report.batches] == [
         ("accepted", 100, ("input image",))

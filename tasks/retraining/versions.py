@@ -48,7 +48,8 @@ def push(graph: Graph) -> int:
     """
     try:
         return graph.push()
-    except UserError as error:
+    except Exception as error:
+        # Each kind of remote fails in the words of its own library.
         raise AwayError(
             f"retraining.push: {error}; what was made is kept, and the next retraining pushes it"
         ) from error
