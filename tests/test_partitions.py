@@ -157,7 +157,7 @@ def test_a_plane_and_a_picture_of_one_channel_are_the_same(tmp_path: Path) -> No
     project(tmp_path, data={"columns": {"inputs": ["image"], "target": "label"}})
     planes = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels[:50])
     write_table(tmp_path, {"image": planes, "label": ["a", "b"] * 25})
-    channels = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels[40:, np.newaxis])
+    channels = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels[40:].reshape(-1, 1, 4, 4))
     arrived(tmp_path, 1, {"image": channels, "label": ["a", "b"] * 10})
     summary = stage(tmp_path, "ingest")
     assert (summary["rows"], summary["dropped"]) == (60, 10)
