@@ -10,7 +10,7 @@ run: $(VENV)/installed  ## the whole pipeline on the embedded data set
 	$(BIN)/python -m flows run
 
 test: $(VENV)/installed-dev lint  ## lint, types, layers and every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

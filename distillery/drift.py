@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from distillery import table, targets, two_samples
 from distillery.arrow import whole
+from distillery.config import Config
 from distillery.holm import holm
 from distillery.schema import Input, Kind, Schema
 from distillery.two_samples import Evidence, Floats, Integers
@@ -27,8 +28,7 @@ MOST_ROWS = 2000
 MOST_NUMBERS = 1 << 25
 
 
-@dataclass(frozen=True)
-class Drift:
+class Drift(Config):
     """What one test says.
 
     Attributes:
@@ -74,7 +74,14 @@ def measure(
     found = list(_Pair(before, batch, draws, seed).tests(schema))
     corrected = holm([evidence.p_value for _, _, evidence in found])
     return [
-        Drift(what, test, evidence.effect, evidence.p_value, p_value, p_value < level and evidence.effect >= effect)
+        Drift(
+            what=what,
+            test=test,
+            effect=evidence.effect,
+            p_value=evidence.p_value,
+            corrected=p_value,
+            drifted=p_value < level and evidence.effect >= effect,
+        )
         for (what, test, evidence), p_value in zip(found, corrected, strict=True)
     ]
 

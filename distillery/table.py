@@ -119,7 +119,10 @@ def rows_of(raw: pa.Table, roles: Roles, shares: Shares, partition: int = 0) -> 
     origin = _origin(raw)
     inputs, columns = _inputs(raw, roles, origin)
     content = content_ids(columns)
-    ids = content if roles.key is None else _keys(raw, roles.key, origin)
+    ids = content
+    if roles.key is not None:
+        ids = _filled(raw, roles.key, "key", origin)
+        _check_keys(ids, roles.key, origin)
     number = pa.array(np.full(raw.num_rows, partition, np.int32))
     table = {"id": ids, "row_origin": origin, "content": content, "partition": number}
     if roles.group is not None:
@@ -150,7 +153,8 @@ def joined(parts: Sequence[pa.Table], roles: Roles, *, duplicates: Literal["refu
     columns = [targets.column_of(name, roles.targets) for name in roles.targets]
     rows = _without_copies(pa.concat_tables(parts), columns, drop=duplicates == "drop")
     if roles.key is not None:
-        _check_keys(rows, roles.key)
+        # Copies are gone, so a key that is left twice was given to other inputs.
+        _check_keys(whole(rows["id"]), roles.key, whole(rows["row_origin"]))
     return rows
 
 
@@ -357,9 +361,8 @@ def _number(array: pa.Array, name: str, origin: pa.Array) -> pa.Array:
     return pc.cast(array, pa.float32(), safe=False)
 
 
-def _keys(raw: pa.Table, name: str, origin: pa.Array) -> pa.Array:
-    """The user's keys as text, each once."""
-    keys = _filled(raw, name, "key", origin)
+def _check_keys(keys: pa.Array, name: str, origin: pa.Array) -> None:
+    """Refuses a key that names two rows."""
     codes = keys.dictionary_encode().indices.to_numpy()
     _, first, counts = np.unique(codes, return_index=True, return_counts=True)
     twice = np.flatnonzero(counts > 1)
@@ -370,7 +373,6 @@ def _keys(raw: pa.Table, name: str, origin: pa.Array) -> pa.Array:
             f"key column {name!r}: {keys[row]} stands in {origin[row]} and {origin[again]} "
             f"({len(twice)} such keys): a key names one row"
         )
-    return keys
 
 
 def _filled(raw: pa.Table, name: str, role: str, origin: pa.Array) -> pa.Array:
@@ -446,20 +448,6 @@ def _first_labelled(
             f"{target[other]}: correct or remove one"
         )
     return source[merged]
-
-
-def _check_keys(rows: pa.Table, name: str) -> None:
-    """Refuses a key that a later part gives to other inputs."""
-    codes = whole(rows["id"]).dictionary_encode().indices.to_numpy()
-    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
-    twice = np.flatnonzero(counts > 1)
-    if len(twice):
-        row = int(first[twice[0]])
-        again = int(np.flatnonzero(codes == codes[row])[1])
-        raise UserError(
-            f"key column {name!r}: {rows['id'][row]} stands in {rows['row_origin'][row]} and, with other inputs, in "
-            f"{rows['row_origin'][again]} ({len(twice)} such keys): a key names one row"
-        )
 
 
 def told(inputs: Mapping[str, Input]) -> str:

@@ -1,7 +1,7 @@
 """Moves the champion: forward behind the gates, and back."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -10,13 +10,15 @@ from distillery.errors import UserError
 from flows import serving
 from flows.models import Files, downloaded, registered_files
 from flows.registry import ALIAS
+from tasks.alone import alone
 from tasks.environment import quick_imports
+from tasks.folders import STATE
 from tasks.mlflow_service import AwayError, first_line, health_problem, is_http, texts
 from tasks.params import Params
 from tasks.promotion import descent
 from tasks.promotion.ledger import CHAMPION, PREVIOUS, Ledger
 from tasks.promotion.results import PROMOTION, Gate, Promotion, TestSet
-from tasks.tracking import STATE, Tracker
+from tasks.tracking import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -27,23 +29,9 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-@contextmanager
-def locked(root: Path, say: Say) -> Iterator[None]:
+def locked(root: Path, say: Say) -> AbstractContextManager[None]:
     """The project's lock of promotions and rollbacks, waited for; a process may take it again."""
-    from filelock import FileLock, Timeout
-
-    file = root / STATE / "promotion.lock"
-    file.parent.mkdir(exist_ok=True)
-    lock = FileLock(file, is_singleton=True, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say("waiting for another promotion or rollback of this project")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    return alone(root, "promotion", "waiting for another promotion or rollback of this project", say)
 
 
 @contextmanager

@@ -19,12 +19,14 @@ import yaml
 from distillery.errors import UserError
 from flows import prefect_api
 from flows.reproduce import COPIES, lineage
+from flows.terminal import say
 from tasks import dvc_cache, environment, wording
 from tasks.dvc_graph import Graph
+from tasks.folders import STATE
 from tasks.mlflow_service import is_http
 from tasks.params import load
 from tasks.promotion import descent
-from tasks.tracking import STATE, Tracker
+from tasks.tracking import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -65,7 +67,7 @@ def clean(root: Path, age: timedelta, *, yes: bool) -> int:
     environment.enter(root)
     graph = Graph.open(root)
     # Nobody else may write checkpoints, cache or versions meanwhile.
-    with graph.hold([step.name for step in graph.plan()]), prefect_api.available(root, _say):
+    with graph.hold([step.name for step in graph.plan()]), prefect_api.available(root, say):
         tracker = Tracker.connect(root, params.registry.experiment)
         before = time.time() - age.total_seconds()
         kept, stale = _versions(tracker, before)
@@ -80,7 +82,7 @@ def clean(root: Path, age: timedelta, *, yes: bool) -> int:
             for one in found:
                 one.remove()
             if stale and is_http(tracker.uri):
-                _say("`mlflow gc` where the MLflow server runs frees the space of deleted versions")
+                say("`mlflow gc` where the MLflow server runs frees the space of deleted versions")
     return 0
 
 
@@ -125,7 +127,7 @@ def _version(root: Path, tracker: Tracker, version: "ModelVersion") -> Leftover:
     def remove() -> None:
         client = tracker.client
         if client.get_model_version(version.name, version.version).aliases:
-            _say(f"{version.name} version {version.version} got an alias meanwhile, so it stays")
+            say(f"{version.name} version {version.version} got an alias meanwhile, so it stays")
             return
         client.delete_model_version(version.name, version.version)
         if version.model_id:
@@ -157,7 +159,7 @@ def _cache(root: Path, tracker: Tracker, kept: "list[ModelVersion]", before: flo
             for text in yaml.safe_load(known[descent.PARTITIONS]).values():
                 needed |= set(dvc_cache.hashes(yaml.safe_load(text)))
         except UserError as error:
-            _say(f"DVC's cache is left alone, since what a version needs is not known: {error}")
+            say(f"DVC's cache is left alone, since what a version needs is not known: {error}")
             return
     files = dvc_cache.unneeded(cache, needed, before)
     if files:
@@ -249,7 +251,3 @@ def _run(command: list[str]) -> str:
 
 def _done(command: list[str]) -> None:
     _run(command)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

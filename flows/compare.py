@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 
 from flows import prefect_api
 from flows.dry_run import CACHED, forecast
+from flows.terminal import say, wide
 from tasks import environment, folders
 from tasks.comparison import job
 from tasks.comparison import plan as planning
@@ -45,7 +45,7 @@ def compare(
     folders.make_standing(root)
     folders.prune(root, plan.params)
     for title, why in plan.left_out.items():
-        _say(f"left out: {title}: {why}")
+        say(f"left out: {title}: {why}")
     with environment.quick_imports():
         graph = Graph.open(root)
         targets = ["prepare", *(f"validate_soft_targets@{key}" for key in plan.teachers)]
@@ -53,18 +53,16 @@ def compare(
     if dry_run:
         return _foretell(root, graph, steps, plan)
     number = workers or os.cpu_count() or 1
-    with graph.hold([step.name for step in steps], wait=_say if wait else None):
-        with prefect_api.available(root, _say) as dashboard:
+    with graph.hold([step.name for step in steps], wait=say if wait else None):
+        with prefect_api.available(root, say) as dashboard:
             with environment.quick_imports():
                 from flows import comparison
 
             board = comparison.run(root, plan, targets, number)
-        from rich.console import Console
-
         from flows import standings
         from tasks.comparison import page
 
-        console = Console()
+        console = wide(standings.LOG_WIDTH)
         standings.show(board, console)
         console.print(f"page     {root / page.FILE}", highlight=False, soft_wrap=True)
         if dashboard:
@@ -125,7 +123,3 @@ def _foretell(root: Path, graph: Graph, steps: list[Step], plan: Plan) -> int:
         text += f", about {sum(known[one.entry.title] for one in left):.0f} s of one core"
     console.print(text, highlight=False)
     return 0
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from distillery.errors import UserError
 from flows import champion
+from flows.terminal import say, table_of, wide
 from tasks import environment
 from tasks.params import load
 from tasks.promotion.ledger import Move, champion_at
-from tasks.promotion.telling import history_table, local, say
+from tasks.promotion.telling import local, moves_rows
 from tasks.tracking import Tracker
 
 
@@ -60,14 +61,8 @@ def _moment(text: str) -> datetime:
 
 
 def _table(name: str, moves: Sequence[Move]) -> None:
-    from rich.console import Console
-
-    from flows.summary import LOG_WIDTH
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, LOG_WIDTH)
+    console = wide()
     if not moves:
         console.print(f"the champion of {name} has never moved: `python -m flows promote`", highlight=False)
         return
-    console.print(history_table(moves))
+    console.print(table_of(moves_rows(moves), right=("#",)))

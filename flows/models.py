@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from distillery.errors import UserError
+from tasks.folders import STATE
 from tasks.mlflow_service import default_service, first_line
-from tasks.tracking import STATE, Tracker
+from tasks.tracking import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -8,6 +8,7 @@ from pathlib import Path
 from distillery.errors import UserError
 from flows.server import PREFECT_VARIABLE, find
 from flows.services import Service, answers, free_port, stop
+from tasks.folders import STATE
 
 START_LOCK_SECONDS = 180.0
 PROBE_SECONDS = 3.0
@@ -67,7 +68,7 @@ def _temporary(root: Path) -> Service:
     """A server that answers."""
     from filelock import FileLock
 
-    lock = root / ".state" / "prefect.lock"
+    lock = root / STATE / "prefect.lock"
     lock.parent.mkdir(exist_ok=True)
     # Two servers that make the tables of one fresh database at once break each other.
     with FileLock(lock, timeout=START_LOCK_SECONDS):

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from flows import prefect_api
+from flows.terminal import say, table_of, wide
 from tasks import environment
 from tasks.params import load
 from tasks.promotion.results import PROMOTION, Promotion
-from tasks.promotion.telling import gate_table, say, sentence
+from tasks.promotion.telling import heading, rows, sentence
 
 
 def promote(root: Path, *, require: bool, serve_check: bool) -> int:
@@ -50,16 +51,11 @@ def rollback(root: Path, to: str | None, why: str) -> int:
 
 def _tell(root: Path, found: Promotion) -> None:
     """The gates and the outcome."""
-    from rich.console import Console
-
-    from flows.summary import LOG_WIDTH
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, LOG_WIDTH)
+    console = wide()
     if found.gates:
         console.print()
-        console.print(gate_table(found))
+        figures = ("before", "challenger", "difference")
+        console.print(table_of(rows(found), figures, title=heading(found), alarming=("FAILED",)))
     for note in found.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(sentence(found), highlight=False, soft_wrap=True)

@@ -7,9 +7,10 @@ from prefect.artifacts import create_table_artifact
 
 from flows import champion, patience
 from flows.supervised import supervised
+from flows.terminal import say
 from tasks.params import load
 from tasks.promotion.results import Promotion
-from tasks.promotion.telling import rows, say, sentence
+from tasks.promotion.telling import rows, sentence
 
 
 @flow(name="promotion", retries=0, persist_result=False)

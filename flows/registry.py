@@ -12,12 +12,13 @@ import yaml
 
 from distillery.errors import UserError
 from distillery.schema import Schema
+from tasks.folders import STATE
 from tasks.lineage import revision
 from tasks.mlflow_service import AwayError, default_service, first_line, health_problem, is_http
 from tasks.params import load
 from tasks.promotion import descent
 from tasks.results import EVALUATION, Evaluation
-from tasks.tracking import PENDING, STATE, Tracker
+from tasks.tracking import PENDING, Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -14,11 +14,13 @@ from distillery import partitions
 from distillery.errors import UserError
 from flows.models import Files, downloaded, registered_files, version_of
 from flows.registry import digest, sha256
+from flows.terminal import say
 from tasks import folders
+from tasks.folders import STATE
 from tasks.mlflow_service import default_service
 from tasks.params import FILE, Params, load
 from tasks.promotion import descent
-from tasks.tracking import STATE, Tracker
+from tasks.tracking import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -57,12 +59,12 @@ def reproduce(root: Path, model: str, into: Path | None, *, force: bool) -> int:
         (place / file).write_text(texts[file], encoding="utf-8")
     _bring_partitions(place, yaml.safe_load(texts[descent.PARTITIONS]))
     if version.tags.get("git_tree") == "dirty":
-        _say(f"{name} was made from a tree with changes that Git does not hold: its code may have been another")
+        say(f"{name} was made from a tree with changes that Git does not hold: its code may have been another")
     params = load(place)
     _share_cache(root, place)
     _bring_files(place, params)
     made, stage = _place(place, params, version.name)
-    _say(f"bringing {name} up to date in {place}")
+    say(f"bringing {name} up to date in {place}")
     command = ["repro", stage, *(["--force"] if force else [])]
     if _dvc(place, *command, shown=True).returncode:
         raise UserError(f"`dvc repro` failed in {place}; mend what it tells and repeat")
@@ -72,7 +74,7 @@ def reproduce(root: Path, model: str, into: Path | None, *, force: bool) -> int:
     print(f"model    {'equal' if equal else 'DIFFERENT'}  (weights, model.json and the ONNX file)")
     print(f"copy     {place}; `git worktree remove --force {copy}` removes it")
     if not equal:
-        _say(
+        say(
             "other library versions, another processor or another number of threads round differently; so do soft "
             "targets that are asked for all at once, where they had grown with the data"
         )
@@ -204,7 +206,3 @@ def _dvc(folder: Path, *arguments: str, shown: bool = False) -> "subprocess.Comp
         stderr=output,
         check=False,
     )
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

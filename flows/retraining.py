@@ -1,6 +1,7 @@
 """The Prefect flow behind `python -m flows retrain`: new data in, a better champion out, or the reasons why not."""
 
 import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,21 @@ from prefect.events import emit_event
 from prefect.states import Completed
 
 from flows import champion, patience
-from flows.arrivals import REFUSED, resource
+from flows.arrivals import REFUSED, SECONDS, resource
 from flows.pipeline import distillation
 from flows.promotion import promotion
 from flows.supervised import supervised
+from flows.terminal import say
 from tasks.dvc_graph import Graph
 from tasks.params import load
-from tasks.promotion.telling import say, sentence
+from tasks.promotion.telling import sentence
 from tasks.retraining import taking, telling, versions
-from tasks.retraining.incoming import Arrival, Journal, UnfinishedError, locked, waiting
-from tasks.retraining.results import RETRAINING, Batch, Retraining
+from tasks.retraining.incoming import Arrival, Journal, Signs, UnfinishedError, locked, waiting
+from tasks.retraining.results import RETRAINING, Batch, Retrained
 
 
 @flow(name="retraining", retries=0, persist_result=False)
-def retraining() -> Retraining:
+def retraining() -> Retrained:
     """Takes in what lies in `data/incoming` of the project in the current folder, runs the pipeline, and promotes.
 
     What was interrupted is finished first.
@@ -36,43 +38,60 @@ def retraining() -> Retraining:
     root = Path.cwd()
     with locked(root, say):
         versions.check(root, Graph.open(root), load(root).retraining)
-        skipped: set[Arrival] = set()
-        found = _round(root, skipped)
-        # What arrives meanwhile has started no flow of its own, since there is one already.
-        while set(waiting(root)) - skipped:
-            later = _round(root, skipped)
-            found = later.model_copy(update={"batches": (*found.batches, *later.batches)})
+        found, unfinished = Retrained(), dict[Arrival, Signs]()
+        while True:
+            found = found.then(_round(root, unfinished))
+            if found.batches or found.outcome:
+                # After each round, since the next one may fail.
+                found.write(root / RETRAINING)
+            if not has_more(root, unfinished):
+                break
         if found.batches or found.outcome:
-            found.write(root / RETRAINING)
             create_table_artifact(telling.rows(found), key="batches", description=telling.summary(found))
         return found
 
 
-def _round(root: Path, skipped: set[Arrival]) -> Retraining:
+def has_more(root: Path, unfinished: dict[Arrival, Signs]) -> bool:
+    """Whether something can be taken in that arrived meanwhile: it has started no flow of its own, since this one ran.
+
+    What is still being written is left for the event that tells of its end.
+    """
+    for arrival in waiting(root):
+        signs = arrival.signs()
+        if arrival not in unfinished:
+            return True
+        if signs != unfinished[arrival]:
+            time.sleep(SECONDS)
+            if arrival.signs() == signs:
+                return True
+    return False
+
+
+def _round(root: Path, unfinished: dict[Arrival, Signs]) -> Retrained:
     """Takes in what lies there now, and makes of it what there is to make.
 
     Args:
         root: the project's folder.
-        skipped: gets what is still being written.
+        unfinished: gets what is still being written, as it looked.
     """
     begun = taking.settle(root, Graph.open(root), say)
     for arrival in waiting(root):
         # Each is held against all that was there before, the batch before it included.
-        if _is_stale(root, ["validate"]):
+        if Graph.open(root).is_stale(["validate"]):
             distillation(["validate"])
-        _task(f"batch {arrival.name}", functools.partial(_take, root, arrival, skipped))
+        _task(f"batch {arrival.name}", functools.partial(_take, root, arrival, unfinished))
     journal, params = Journal.read(root) or Journal(), load(root)
     advanced = taking.advance(root, params)
     if params.retraining.commit:
         versions.commit(root, versions.DATA, telling.data_message(journal.batches))
-    found = Retraining(batches=journal.batches, snapshot=load(root).retraining.snapshot, advanced=advanced)
-    if begun or _is_stale(root, []):
+    found = Retrained(batches=journal.batches, snapshot=load(root).retraining.snapshot, advanced=advanced)
+    if begun or Graph.open(root).is_stale():
         found = _made(root, found, journal)
     Journal.remove(root)
     return found
 
 
-def _made(root: Path, found: Retraining, journal: Journal) -> Retraining:
+def _made(root: Path, found: Retrained, journal: Journal) -> Retrained:
     """The pipeline's run on the new data, and what came of its student."""
     params = load(root)
     journal.write(root)
@@ -86,12 +105,12 @@ def _made(root: Path, found: Retraining, journal: Journal) -> Retraining:
     return found.model_copy(update={"promotion": sentence(decided), "outcome": decided.outcome})
 
 
-def _take(root: Path, arrival: Arrival, skipped: set[Arrival]) -> State[Batch]:
+def _take(root: Path, arrival: Arrival, unfinished: dict[Arrival, Signs]) -> State[Batch]:
     """One batch, and how Prefect calls what became of it."""
     try:
         batch = taking.take(root, load(root), Graph.open(root), arrival)
     except UnfinishedError as error:
-        skipped.add(arrival)
+        unfinished[arrival] = error.signs
         say(str(error))
         return Completed(name="Skipped", message=str(error))
     said = telling.line(batch)
@@ -107,12 +126,7 @@ def _task(name: str, body: Callable[[], State[Any]]) -> None:
     task(name=name, task_run_name=name, **settings)(body)()
 
 
-def _is_stale(root: Path, targets: list[str]) -> bool:
-    graph = Graph.open(root)
-    return any(graph.changed(step.name) for step in graph.plan(targets))
-
-
-def run(root: Path) -> Retraining:
+def run(root: Path) -> Retrained:
     """Runs the flow for the project in `root`, which is the working directory.
 
     Raises:

@@ -1,9 +1,9 @@
 """`python -m flows run`: what has to be in order before Prefect is imported, and what is told at the end."""
 
-import sys
 from pathlib import Path
 
 from flows import prefect_api
+from flows.terminal import say, wide
 from tasks import environment, folders
 from tasks.dvc_graph import Graph
 from tasks.params import load
@@ -22,8 +22,8 @@ def run(root: Path, stages: list[str], *, force: bool, wait: bool) -> int:
     with environment.quick_imports():
         graph = Graph.open(root)
         steps = graph.plan(stages)
-    with graph.hold([step.name for step in steps], wait=_say if wait else None):
-        with prefect_api.available(root, _say) as dashboard:
+    with graph.hold([step.name for step in steps], wait=say if wait else None):
+        with prefect_api.available(root, say) as dashboard:
             with environment.quick_imports():
                 from flows import pipeline
 
@@ -35,11 +35,9 @@ def run(root: Path, stages: list[str], *, force: bool, wait: bool) -> int:
 
 def _tell(root: Path, dashboard: str | None) -> None:
     """The result, and what to do next."""
-    from rich.console import Console
-
     from flows import summary
 
-    console = Console()
+    console = wide()
     summary.show(root, console)
     console.print(f"report      {root / 'reports' / 'report.html'}", highlight=False, soft_wrap=True)
     if dashboard:
@@ -48,7 +46,3 @@ def _tell(root: Path, dashboard: str | None) -> None:
         console.print("dashboards  python -m flows server", highlight=False)
     console.print("next        `dvc repro` finds nothing left to do; change params.yaml and run again", highlight=False)
     console.print("your data   README.md, section 'Your own data'", highlight=False)
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

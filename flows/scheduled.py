@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows import champion, compare
 from flows import promotion as decision
-from tasks.promotion.telling import say
+from flows.terminal import say
 
 
 @flow(name="comparison", retries=0, persist_result=False)

@@ -5,10 +5,7 @@ it runs is cancelled, not queued.
 """
 
 import asyncio
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +14,11 @@ from uuid import UUID
 from distillery.errors import UserError
 from flows import prefect_api
 from flows.arrivals import EVENT, resource, title, watch
+from flows.terminal import say
 from tasks import environment, folders
+from tasks.alone import alone
 from tasks.params import Schedule, load
 from tasks.retraining.incoming import INCOMING
-from tasks.tracking import STATE
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -49,7 +47,9 @@ def serve(root: Path) -> int:
     environment.enter(root)
     folders.make_standing(root)
     (root / INCOMING).mkdir(parents=True, exist_ok=True)
-    with _alone(root), prefect_api.available(root, _say):
+    # Two that serve one project would run everything twice.
+    busy = "this project is served already by another process; end that one first"
+    with alone(root, "serve", busy), prefect_api.available(root, say):
         from prefect.runner import Runner
 
         # Schedules go on while nothing is served, so that a missed run can be seen.
@@ -58,9 +58,9 @@ def serve(root: Path) -> int:
             missed = _missed(name, root, schedule)
             identity = UUID(str(runner.add_deployment(_deployment(root, name, schedule))))
             _end_leftovers(identity)
-            _say(f"{name:<14} {_told(schedule)}")
+            say(f"{name:<14} {_told(schedule)}")
             if missed:
-                _say(f"{name:<14} missed its time while nothing was served, so it runs once now")
+                say(f"{name:<14} missed its time while nothing was served, so it runs once now")
                 _run_now(identity)
         ended = threading.Event()
         if any(schedule.on_new_data for schedule in schedules.values()):
@@ -69,7 +69,7 @@ def serve(root: Path) -> int:
                 _announce(root, files)
 
             threading.Thread(target=watch, args=(root / INCOMING, announce, ended), daemon=True).start()
-        _say("serving; Ctrl-C ends it")
+        say("serving; Ctrl-C ends it")
         try:
             asyncio.run(runner.start())
         finally:
@@ -170,28 +170,10 @@ def _announce(root: Path, files: list[str]) -> None:
     """Tells Prefect that files lie in `data/incoming`; its automations do the rest."""
     from prefect.events import emit_event
 
-    _say(f"new data: {', '.join(files[:5])}{' ...' if len(files) > 5 else ''}")
+    say(f"new data: {', '.join(files[:5])}{' ...' if len(files) > 5 else ''}")
     emit_event(EVENT, resource={"prefect.resource.id": resource(root)}, payload={"files": files})
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Two that serve one project would run everything twice."""
-    from filelock import FileLock, Timeout
-
-    lock = root / STATE / "serve.lock"
-    lock.parent.mkdir(exist_ok=True)
-    try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout:
-        raise UserError("this project is served already by another process; end that one first") from None
 
 
 def _told(schedule: Schedule) -> str:
     parts = [f"cron {schedule.cron} ({schedule.timezone})"] if schedule.cron else []
     return " and ".join([*parts, *([f"files in {INCOMING}/"] if schedule.on_new_data else [])])
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

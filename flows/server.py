@@ -9,8 +9,9 @@ from pathlib import Path
 
 from distillery.errors import UserError
 from flows.services import Service, answers, check_port, free_port, stop
+from tasks.folders import STATE
 
-FILE = Path(".state") / "servers.json"
+FILE = STATE / "servers.json"
 PREFECT_VARIABLE = "PREFECT_API_URL"
 MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 WATCH_SECONDS = 1.0

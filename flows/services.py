@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Self
 
 from distillery.errors import UserError
+from tasks.folders import STATE
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0
-LOGS = Path(".state") / "servers"
+LOGS = STATE / "servers"
 
 
 @dataclass(frozen=True)

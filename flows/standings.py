@@ -6,7 +6,7 @@ from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from flows.summary import print_fitting
+from flows.terminal import print_fitting
 from tasks import wording
 from tasks.comparison import words
 from tasks.comparison.job import Result
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-# Without a terminal nothing is known of the reader's width: logs and pipes scroll.
 LOG_WIDTH = 140
 
 
@@ -98,7 +97,7 @@ class Live:
 
 def show(board: Leaderboard, console: "Console") -> None:
     """Prints the leaderboard; a narrow terminal gets no intervals."""
-    print_fitting(console, lambda narrow: _leaderboard(board, narrow=narrow), LOG_WIDTH)
+    print_fitting(console, lambda narrow: _leaderboard(board, narrow=narrow))
     console.print(words.headline(board), highlight=False)
     for name, student in board.students.items():
         facts = f"{wording.count(student.parameters)} parameters, {wording.milliseconds(student.latency_ms)} a row"

@@ -1,18 +1,15 @@
 """The last thing a run prints: every model beside the others, and which one ships."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.terminal import print_fitting
 from tasks import wording
 from tasks.results import EVALUATION, ClassScores, Deployed, Estimate, Evaluation, LabelScores, Scores, title
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-# Without a terminal nothing is known of the reader's width: logs and pipes scroll.
-LOG_WIDTH = 110
 
 
 def show(root: Path, console: "Console") -> None:
@@ -25,19 +22,6 @@ def show(root: Path, console: "Console") -> None:
     print_fitting(console, lambda narrow: _table(evaluation, narrow=narrow))
     console.print(f"{wording.headline(evaluation)}. {wording.explanation(evaluation)}", highlight=False)
     console.print(f"{title(evaluation.shipped.candidate)} ships. {evaluation.shipped.because}", highlight=False)
-
-
-def print_fitting(console: "Console", table: "Callable[[bool], Table]", log_width: int = LOG_WIDTH) -> None:
-    """Prints the wide form of a table, or its narrow one where a terminal has no room; a log is `log_width` wide."""
-    from rich.measure import Measurement
-
-    if not console.is_terminal:
-        console.width = max(console.width, log_width)
-    shown = table(False)
-    if Measurement.get(console, console.options.update_width(1000), shown).maximum > console.width:
-        shown = table(True)
-    console.print()
-    console.print(shown)
 
 
 def _table(evaluation: Evaluation, *, narrow: bool) -> "Table":

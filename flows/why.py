@@ -12,6 +12,7 @@ from distillery.errors import UserError
 from flows.history import plain
 from flows.models import downloaded, version_of
 from flows.registry import sha256
+from flows.terminal import wide
 from tasks import environment
 from tasks.mlflow_service import first_line
 from tasks.params import FILE, load
@@ -129,7 +130,6 @@ def _stages(tracker: Tracker, flow: str) -> dict[str, dict[str, str]]:
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -137,10 +137,7 @@ def _print(found: Mapping[str, Any]) -> None:
     table.add_column(overflow="fold")
     for heading, text in _lines(found):
         table.add_row(heading, text)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 160)
-    console.print(table, markup=False)
+    wide(160).print(table, highlight=False, markup=False)
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

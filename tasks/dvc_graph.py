@@ -147,6 +147,10 @@ class Graph:
         with self._locked(), _translated():
             return bool(self._stages[name].changed())
 
+    def is_stale(self, targets: Iterable[str] = ()) -> bool:
+        """Whether any stage up to these is stale; none named: any at all."""
+        return any(self.changed(step.name) for step in self.plan(targets))
+
     def key(self, name: str) -> str:
         """The hash of command, dependencies and parameters as they are now, through either door the same.
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.folders import STATE
+
 TELEMETRY = {
     "DVC_NO_ANALYTICS": "true",
     "DO_NOT_TRACK": "true",  # Prefect's client
@@ -29,7 +31,7 @@ PREFECT = {
 
 def prepare(root: Path) -> None:
     """Turns telemetry off, and keeps what Prefect stores inside the project."""
-    defaults = TELEMETRY | PREFECT | {"PREFECT_HOME": str(root.resolve() / ".state" / "prefect")}
+    defaults = TELEMETRY | PREFECT | {"PREFECT_HOME": str(root.resolve() / STATE / "prefect")}
     if "PREFECT_LOGGING_LEVEL" in os.environ:
         # Who asks for Prefect's log wants to see it.
         del defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"], defaults["PREFECT_INTERNAL_LOGGING_LEVEL"]

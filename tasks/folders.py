@@ -2,9 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks.params import Params
+if TYPE_CHECKING:
+    from tasks.params import Params
 
+# What is needed again but is no result: checkpoints, journals, locks; ignored by Git and DVC.
+STATE = Path(".state")
 # One entry a teacher, as a folder or as a file.
 OF_TEACHERS = ("models/teachers", "data/soft_targets", "reports/soft_targets")
 STANDING = (*OF_TEACHERS, "custom", "data/partitions")
@@ -16,7 +20,7 @@ def make_standing(root: Path) -> None:
         (root / folder).mkdir(parents=True, exist_ok=True)
 
 
-def prune(root: Path, params: Params) -> list[Path]:
+def prune(root: Path, params: "Params") -> list[Path]:
     """Removes what teachers left that are no longer in params; DVC's cache still has it.
 
     Returns:

@@ -30,7 +30,7 @@ def run(stage: Stage) -> Summary:
     options = Options(ingest.image_size, ingest.image_mode, roles.names, stage.progress.track)
     arrived = partitions.found(stage.path("data/partitions"))
     parts = {0: load(data.source, stage.path(data.path), roles.columns, options)}
-    parts |= {each.number: named(partitions.read(each.folder, roles, options), each.name) for each in arrived}
+    parts |= {each.number: _named(partitions.read(each.folder, roles, options), each.name) for each in arrived}
     shares = table.Shares(**data.split.model_dump())
     rows, schema = table.build(parts, roles, shares, duplicates=ingest.duplicates)
     in_test = pc.equal(rows["split"], "test")
@@ -52,7 +52,7 @@ def run(stage: Stage) -> Summary:
     }
 
 
-def named(raw: "pa.Table", partition: str) -> "pa.Table":
+def _named(raw: "pa.Table", partition: str) -> "pa.Table":
     """Rows whose origin tells the partition."""
     import pyarrow.compute as pc
 

@@ -4,8 +4,9 @@ from distillery.asking import write
 from distillery.reuse import code, earlier, keep
 from distillery.saved import digest, load_model
 from tasks.fitting import Splits
+from tasks.folders import STATE
 from tasks.progress import Bar
-from tasks.stage import STATE, Stage, Summary
+from tasks.stage import Stage, Summary
 
 
 def run(stage: Stage) -> Summary:

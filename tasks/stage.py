@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from distillery.errors import UserError
 from tasks import STAGES
+from tasks.folders import STATE
 from tasks.params import Params, load
 from tasks.progress import Progress
 
 if TYPE_CHECKING:
     from tasks.tracking import Run
 
-STATE = ".state"
 Summary = dict[str, float | int | str]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from distillery.errors import UserError
+from tasks.folders import STATE
 from tasks.journal import Journal, Record
 from tasks.mlflow_service import (
     DIGEST_LIMIT,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-STATE = Path(".state")
 KEY_TAG = "stage_key"
 PARENT_TAG = "mlflow.parentRunId"
 JOURNAL_TAG = "journal"

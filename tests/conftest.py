@@ -1,9 +1,13 @@
 """Projects that tests share: making one takes seconds, running its pipeline more."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Tests run side by side, and threads of several trainings that share cores wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.projects import Gate, Project
 

@@ -1,9 +1,7 @@
 """New rows like the old ones raise no alarm, changed ones do and by name; figures are those of independent sources."""
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -225,7 +223,7 @@ def test_the_level_holds_for_all_tests_together_and_an_effect_can_be_too_small()
     assert age.drifted and 0.05 < age.effect < 0.1 and 0.001 < age.corrected < 0.01
     assert not measure(batch)["input age"].drifted
     assert not measure(batch, effect=0.05, level=0.001)["input age"].drifted
-    assert Drift(**json.loads(json.dumps(asdict(age)))) == age
+    assert Drift.model_validate_json(age.model_dump_json()) == age
 
 
 def test_kolmogorov_smirnov_is_scipys_and_counts_missing_values() -> None:

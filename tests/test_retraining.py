@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from mlflow import MlflowClient
 
 from distillery import partitions
 from distillery.errors import UserError
+from flows import retraining
 from tasks.dvc_graph import Graph
 from tasks.params import load
 from tasks.retraining import incoming, taking, versions
 from tasks.retraining.incoming import Journal, UnfinishedError
-from tasks.retraining.results import RETRAINING, Batch, Retraining
+from tasks.retraining.results import RETRAINING, Batch, Retrained
 from tests.arrivals import Digits, put, set_up
 from tests.data_fixtures import stages
 from tests.projects import Project
@@ -216,6 +218,31 @@ def test_what_is_written_while_it_is_looked_at_is_left_for_later(
     assert file.exists() and partitions.found(ingested.root / partitions.FOLDER) == []
 
 
+def test_what_has_been_written_to_its_end_meanwhile_is_taken_by_the_same_retraining(
+    ingested: Project, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retraining, "SECONDS", 0.2)
+    file = put(ingested, "slow.parquet", digits.table(range(BASE, BASE + 50)))
+    (arrival,) = incoming.waiting(ingested.root)
+    half_way = ((str(file), 1, 1),)
+    assert retraining.has_more(ingested.root, {})
+    assert retraining.has_more(ingested.root, {arrival: half_way})
+    assert not retraining.has_more(ingested.root, {arrival: arrival.signs()})
+    ended = threading.Event()
+
+    def write() -> None:
+        with file.open("ab") as stream:
+            while not ended.wait(0.02):
+                stream.write(b"more")
+                stream.flush()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert not retraining.has_more(ingested.root, {arrival: half_way})
+    ended.set()
+    writer.join()
+
+
 def test_folders_of_tables_are_batches_whatever_their_writer_left_there(ingested: Project, digits: Digits) -> None:
     folder = ingested.root / "data" / "incoming"
     for name in ("week-1", "week-2", "week-3.part"):
@@ -265,6 +292,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tasks.retraining import incoming, taking
+from flows import retraining
 from tasks.dvc_graph import Graph
 from tasks.params import load
 
@@ -384,7 +412,7 @@ def test_a_promotion_that_was_due_is_made_up_for(finished: Project) -> None:
     Journal().write(finished.root)
     output = finished.flows("retrain")
     assert "student version 1" in output
-    assert Retraining.read(finished.root / RETRAINING).outcome in ("promoted", "kept")
+    assert Retrained.read(finished.root / RETRAINING).outcome in ("promoted", "kept")
     assert Journal.read(finished.root) is None
     assert "nothing new" in finished.flows("retrain")
 

@@ -1,12 +1,7 @@
 """A teacher is asked about new rows alone: what it has said of the others is copied, bit for bit."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +19,7 @@ from distillery.reuse import code, earlier, keep
 from distillery.saved import predict
 from distillery.soft_targets import SoftTargets
 from distillery.views import Viewed, Views
+from tests.killing import kill_when
 from tests.science import SCHEMA, digits
 from tests.small_project import PARAMS, copied, run
 
@@ -204,7 +200,6 @@ def test_an_interrupted_store_goes_on_with_what_it_was_asking(tmp_path: Path, te
 SCRIPT = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {root!r})
 import numpy as np
 from distillery.soft_targets import SoftTargets
 from tests.test_reuse import Teacher, of
@@ -217,13 +212,7 @@ Teacher().write(folder / "store", of(np.arange(1000)), known=SoftTargets.open(fo
 @pytest.mark.slow
 def test_kill_9_while_new_rows_are_asked_loses_nothing(tmp_path: Path, teacher: Teacher):
     teacher.write(tmp_path / "old", of(OLD))
-    command = [sys.executable, "-c", SCRIPT.format(root=str(Path(__file__).parents[1])), str(tmp_path)]
-    with subprocess.Popen(command) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "partial/position.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        os.kill(process.pid, signal.SIGKILL)
+    kill_when(tmp_path / "partial/position.json", SCRIPT, tmp_path)
     old = SoftTargets.open(tmp_path / "old")
     assert teacher.write(tmp_path / "store", of(np.arange(1000)), known=old, batch_size=2) == 50
     assert 0 < teacher.rows < 50

@@ -16,7 +16,7 @@ from distillery.errors import UserError
 from flows.arrivals import watch
 from flows.serve import FLOWS
 from tasks.params import parse
-from tasks.retraining.results import RETRAINING, Retraining
+from tasks.retraining.results import RETRAINING, Retrained
 from tests.arrivals import Digits, put
 from tests.mlflow_server import free_port, server_arguments, serving
 from tests.projects import Gate, Project, until
@@ -87,7 +87,7 @@ def test_a_batch_that_arrives_is_taken_in_and_decided_upon(finished: Project) ->
     with served(finished):
         put(finished, "week.parquet", Digits().table(range(100), lambda pixels: 255 - pixels))
         until(lambda: states_of(finished) == ["Completed"], 300)
-    report = Retraining.read(finished.root / RETRAINING)
+    report = Retrained.read(finished.root / RETRAINING)
     assert [(batch.outcome, batch.new, batch.drifted) for batch in report.batches] == [
         ("accepted", 100, ("input image",))
     ]
@@ -99,12 +99,14 @@ def test_a_batch_that_arrives_is_taken_in_and_decided_upon(finished: Project) ->
 
 @pytest.mark.slow
 def test_a_missed_run_is_made_up_for_once(finished: Project) -> None:
-    due = datetime.now(UTC) + timedelta(minutes=1)
+    # A whole minute that lies far enough ahead for the schedule to be known before it, however slow the machine.
+    due = (datetime.now(UTC) + timedelta(seconds=100)).replace(second=0, microsecond=0)
     cron = f"{due.minute} {due.hour} * * *"
     finished.set_params(schedules={"distillation": {"cron": cron}})
     with served(finished) as lines:
         assert not any("missed" in line for line in lines)
-    until(lambda: datetime.now(UTC) > due.replace(second=5))
+    assert datetime.now(UTC) < due, "nothing can be missed that was served"
+    until(lambda: datetime.now(UTC) > due + timedelta(seconds=5))
     with served(finished) as lines:
         assert any("missed its time" in line for line in lines)
         until(lambda: states_of(finished) == ["Completed"])

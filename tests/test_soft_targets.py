@@ -1,10 +1,5 @@
 """The store of soft targets: complete, aligned, faithful, resumable."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +14,7 @@ from distillery.errors import UserError
 from distillery.saved import predict
 from distillery.signals import Batch
 from distillery.soft_targets import SoftTargets, StoredTeacher
+from tests.killing import kill_when
 from tests.science import SCHEMA, digits
 
 
@@ -86,7 +82,6 @@ def test_another_teacher_does_not_continue_the_partial_store(tmp_path: Path, net
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {root!r})
 from distillery import models
 from distillery.asking import write
 from distillery.config import Mlp
@@ -104,13 +99,7 @@ write(folder / "store", models.build(Mlp(name="mlp"), SCHEMA, seed=0), "t", PART
 
 @pytest.mark.slow
 def test_kill_9_during_writing_loses_nothing(tmp_path: Path, network):
-    command = [sys.executable, "-c", SCRIPT.format(root=str(Path(__file__).parents[1])), str(tmp_path)]
-    with subprocess.Popen(command) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "p/position.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        os.kill(process.pid, signal.SIGKILL)
+    kill_when(tmp_path / "p/position.json", SCRIPT, tmp_path)
     assert not (tmp_path / "store/manifest.json").exists()
     told: list[int] = []
     write(tmp_path / "store", network, "t", PARTS, partial=tmp_path / "p", batch_size=32, advance=told.append)

@@ -1,10 +1,8 @@
 """What the loop promises: it learns, resumes bit for bit, and does not care how a step is cut."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from distillery.saved import predict
 from distillery.signals import LiveTeacher, Signals, Teacher
 from distillery.soft_targets import StoredTeacher
 from distillery.training import Outcome, class_weights, train
+from tests.killing import command, kill_when
 from tests.science import SCHEMA, digits
 
 MLP = Mlp(name="mlp", hidden=(32,))
@@ -129,7 +128,6 @@ def test_a_training_interrupted_anywhere_ends_with_the_same_weights(tmp_path: Pa
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {root!r})
 import torch
 from distillery.config import TrainingConfig
 from tests.test_training import fit, weights
@@ -141,15 +139,9 @@ torch.save(weights(network), Path(sys.argv[1]) / "final.pt")
 
 @pytest.mark.slow
 def test_kill_9_during_training_loses_nothing(tmp_path: Path):
-    command = [sys.executable, "-c", SCRIPT.format(root=str(Path(__file__).parents[1])), str(tmp_path)]
-    with subprocess.Popen(command) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "training.pt").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.2)
-        os.kill(process.pid, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "final.pt").exists()
-    subprocess.run(command, check=True)
+    kill_when(tmp_path / "training.pt", SCRIPT, tmp_path)
+    assert not (tmp_path / "final.pt").exists()
+    subprocess.run(command(SCRIPT, tmp_path), check=True)
     straight, _ = fit(TrainingConfig(epochs=40, learning_rate=0.01))
     assert same(weights(straight), torch.load(tmp_path / "final.pt", weights_only=True))
 

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.environment import TELEMETRY
 from tasks.promotion.results import PROMOTION
-from tasks.retraining.results import RETRAINING, Retraining
+from tasks.retraining.results import RETRAINING, Retrained
 from tests.projects import Project
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "operate.md").read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def test_a_worker_runs_what_is_deployed(finished: Project, tmp_path: Path) -> No
     arrived.write_text("picture,label\n7,seven\n")
     ended = work(finished, start, variables, ("retraining/worker",), ("promotion/worker",))
     assert ended == {"retraining/worker": "Completed", "promotion/worker": "Completed"}
-    assert [batch.outcome for batch in Retraining.read(finished.root / RETRAINING).batches] == ["quarantined"]
+    assert [batch.outcome for batch in Retrained.read(finished.root / RETRAINING).batches] == ["quarantined"]
     assert (finished.root / PROMOTION).exists()
 
     (finished.root / "custom" / "telling.py").write_text(TELLING)

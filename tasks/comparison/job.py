@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from distillery.config import Config
 from distillery.errors import UserError
 from tasks.comparison.plan import PLAIN, Job
+from tasks.folders import STATE
 from tasks.params import parse
 
-FOLDER = Path(".state") / "compare"
+FOLDER = STATE / "compare"
 STAGING = "staging"
 
 

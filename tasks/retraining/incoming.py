@@ -7,7 +7,7 @@ place is in, and one that has none arrives again.
 
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,23 +16,27 @@ from pydantic import Field
 from distillery.config import Config
 from distillery.errors import UserError
 from distillery.sources.table import FORMATS
+from tasks.alone import alone
+from tasks.folders import STATE
 from tasks.retraining.results import Batch, save
 
 INCOMING = Path("data") / "incoming"
 QUARANTINE = Path("data") / "quarantine"
-STAGED = Path(".state") / "arriving"
+STAGED = STATE / "arriving"
 FILES = "files"  # of a batch, in `STAGED` and in quarantine, beside its report
-JOURNAL = Path(".state") / "retraining.json"
+JOURNAL = STATE / "retraining.json"
 UNFINISHED = (".part", ".tmp")
 
 Sign = tuple[str, int, int]  # path, size in bytes and time of change in nanoseconds
+Signs = tuple[Sign, ...]
 
 
 class UnfinishedError(UserError):
-    """Somebody still writes the files of a batch."""
+    """Somebody still writes the files of a batch; `signs` is what they looked like before."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, signs: Signs) -> None:
         super().__init__(f"{INCOMING / name} is still being written; it is left for the next time")
+        self.signs = signs
 
 
 class Journal(Config):
@@ -43,7 +47,7 @@ class Journal(Config):
         batches: those looked at so far.
     """
 
-    taken: dict[str, tuple[Sign, ...]] = Field(default_factory=dict)
+    taken: dict[str, Signs] = Field(default_factory=dict)
     batches: tuple[Batch, ...] = ()
 
     @classmethod
@@ -62,35 +66,10 @@ class Journal(Config):
         (root / JOURNAL).unlink(missing_ok=True)
 
 
-@contextmanager
-def locked(root: Path, wait: Callable[[str], None] | None) -> Iterator[None]:
-    """One retraining at a time; a process may take the lock again.
-
-    Args:
-        root: the project's folder.
-        wait: told that another one runs, which is waited for then; None: do not wait.
-
-    Raises:
-        UserError: where another process retrains this project and `wait` is None.
-    """
-    from filelock import FileLock, Timeout
-
-    file = root / ".state" / "retraining.lock"
-    file.parent.mkdir(exist_ok=True)
-    lock = FileLock(file, is_singleton=True, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if wait is None:
-            raise UserError(
-                "another retraining of this project is running; wait for it to end, or give --wait"
-            ) from None
-        wait("waiting for another retraining of this project")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def locked(root: Path, wait: Callable[[str], None] | None) -> AbstractContextManager[None]:
+    """One retraining at a time; see `tasks.alone.alone`."""
+    busy = "another retraining of this project is running" + ("; it is waited for" if wait else "; or give --wait")
+    return alone(root, "retraining", busy, wait)
 
 
 @dataclass(frozen=True)
@@ -107,7 +86,7 @@ class Arrival:
     base: Path
     paths: tuple[Path, ...]
 
-    def signs(self) -> tuple[Sign, ...]:
+    def signs(self) -> Signs:
         """What its files look like from outside; another answer later: somebody still writes them."""
         return tuple(sign for path in self.paths for sign in signs(path))
 
@@ -146,7 +125,7 @@ def waiting(root: Path) -> list[Arrival]:
     return [*found, *([Arrival("images", folder, tuple(classes))] if classes else [])]
 
 
-def staged(root: Path, arrival: Arrival) -> tuple[Path, tuple[Sign, ...]]:
+def staged(root: Path, arrival: Arrival) -> tuple[Path, Signs]:
     """Copies a batch; returns the folder of the copy, and what the files looked like.
 
     Raises:
@@ -163,7 +142,7 @@ def staged(root: Path, arrival: Arrival) -> tuple[Path, tuple[Sign, ...]]:
         except FileNotFoundError:
             break  # and told below
     if arrival.signs() != before:
-        raise UnfinishedError(arrival.name)
+        raise UnfinishedError(arrival.name, before)
     return place, before
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from distillery.errors import UserError
 from tasks.params import Params
-from tasks.retraining.results import Moved
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from distillery.drift import Drift
     from distillery.schema import Schema
     from tasks.expectations import Outcome
 
@@ -34,7 +34,7 @@ class Verdict:
     new: int = 0
     labels: int = 0
     problems: tuple[str, ...] = ()
-    drift: tuple[Moved, ...] = ()
+    drift: "tuple[Drift, ...]" = ()
 
 
 def judge(root: Path, params: Params, files: Path, number: int, docs: Path) -> Verdict:
@@ -86,8 +86,7 @@ def judge(root: Path, params: Params, files: Path, number: int, docs: Path) -> V
     if fresh.num_rows:
         before = pq.read_table(root / TABLE / "rows.parquet")
         found = drift.measure(before, fresh, schema, level=limits.level, effect=limits.effect)
-    moved = [Moved(**{name: getattr(each, name) for name in Moved.model_fields}) for each in found]
-    return Verdict(count, fresh.num_rows, pc.sum(late).as_py() or 0, drift=tuple(moved))
+    return Verdict(count, fresh.num_rows, pc.sum(late).as_py() or 0, drift=tuple(found))
 
 
 def _failed(root: Path, rows: "pa.Table", schema: "Schema", params: Params, docs: Path) -> "list[Outcome]":

@@ -5,28 +5,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 from distillery.config import Config
+from distillery.drift import Drift
 
 RETRAINING = "reports/retraining.json"
-
-
-class Moved(Config):
-    """One test of drift; see `distillery.drift`.
-
-    Attributes:
-        what: the input or target.
-        test: the name of the test.
-        effect: at least this share of the distribution has moved.
-        p_value: before correction.
-        corrected: for all tests of the batch.
-        drifted: whether both are beyond the limits.
-    """
-
-    what: str
-    test: str
-    effect: float
-    p_value: float
-    corrected: float
-    drifted: bool
 
 
 class Batch(Config):
@@ -54,7 +35,7 @@ class Batch(Config):
     new: int = 0
     labels: int = 0
     problems: tuple[str, ...] = ()
-    drift: tuple[Moved, ...] = ()
+    drift: tuple[Drift, ...] = ()
 
     @property
     def drifted(self) -> tuple[str, ...]:
@@ -62,7 +43,7 @@ class Batch(Config):
         return tuple(each.what for each in self.drift if each.drifted)
 
 
-class Retraining(Config):
+class Retrained(Config):
     """The content of `reports/retraining.json`.
 
     Attributes:
@@ -78,6 +59,12 @@ class Retraining(Config):
     advanced: str = ""
     promotion: str = ""
     outcome: Literal["", "promoted", "kept", "unchanged"] = ""
+
+    def then(self, later: Self) -> Self:
+        """Both rounds of one retraining as one."""
+        return later.model_copy(
+            update={"batches": (*self.batches, *later.batches), "advanced": later.advanced or self.advanced}
+        )
 
     @classmethod
     def read(cls, file: Path) -> Self:

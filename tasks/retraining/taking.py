@@ -70,7 +70,7 @@ def take(root: Path, params: Params, graph: Graph, arrival: Arrival) -> Batch:
     else:
         batch = _looked_at(root, params, arrival.name, digest, number)
         if arrival.signs() != signs:
-            raise UnfinishedError(arrival.name)
+            raise UnfinishedError(arrival.name, signs)
         journal.model_copy(update={"taken": {batch.folder: signs}}).write(root)
         _put(root, batch)
         if batch.outcome == "accepted":

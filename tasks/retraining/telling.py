@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tasks import wording
-from tasks.retraining.results import Batch, Retraining
+from tasks.retraining.results import Batch, Retrained
 
 
 def line(batch: Batch) -> str:
@@ -23,7 +23,7 @@ def _contents(batch: Batch) -> str:
     return f"{wording.count(batch.rows)} rows, {wording.count(batch.new)} new{labels}{drift}"
 
 
-def rows(found: Retraining) -> list[dict[str, str]]:
+def rows(found: Retrained) -> list[dict[str, str]]:
     """A line for each batch."""
     return [
         {
@@ -53,7 +53,7 @@ def drift_rows(batch: Batch) -> list[dict[str, str]]:
     ]
 
 
-def summary(found: Retraining) -> str:
+def summary(found: Retrained) -> str:
     """The whole in a few sentences."""
     taken = sum(batch.outcome == "accepted" for batch in found.batches)
     said = [f"{taken} of {len(found.batches)} batches taken in." if found.batches else "No new data."]
@@ -69,6 +69,6 @@ def data_message(batches: Sequence[Batch]) -> str:
     return "\n".join([f"Take in {named}", "", *(f"{batch.name}: {_contents(batch)}" for batch in taken)]).strip()
 
 
-def results_message(found: Retraining) -> str:
+def results_message(found: Retrained) -> str:
     """For the commit of what was made of them."""
     return f"Retrain on {', '.join(batch.name for batch in found.batches if batch.outcome == 'accepted') or 'the data'}"
