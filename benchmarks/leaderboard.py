@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.project import Project
-from tasks import wording
 from tasks.comparison import words
 from tasks.comparison.leaderboard import Leaderboard, Standing
+from tasks.reporting import wording
 
 FILE = Path(__file__).parents[1] / "docs" / "leaderboard.md"
 COMMAND = ("-m", "flows", "compare", "--objectives", "all")

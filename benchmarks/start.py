@@ -10,7 +10,7 @@ import psutil
 from benchmarks.interleaved import Result, seconds
 
 ROOT = Path(__file__).parents[1]
-STAGES = "import tasks.train_teacher, tasks.soft_targets, tasks.distill, tasks.finetune, tasks.tracking, mlflow"
+STAGES = "import tasks.train_teacher, tasks.soft_targets, tasks.distill, tasks.finetune, tasks.tracking.tracker, mlflow"
 
 
 def measure(folder: Path) -> list[Result]:

@@ -1,4 +1,4 @@
-"""`python -m flows`: the command line; `flows.commands` does what it asks for."""
+"""`python -m flows`: the command line; `flows.dispatch` does what it asks for."""
 
 import argparse
 import re
@@ -6,7 +6,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-from flows import commands
+from flows import dispatch as commands
 from tasks import environment, failures
 
 DESCRIPTION = "Distils a large teacher into a small student, stage by stage; DVC knows what is stale, Prefect shows it."

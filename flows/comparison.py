@@ -24,19 +24,20 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from distillery.errors import UserError
 from flows import pipeline
-from flows.compare import folder_of
-from flows.dry_run import CACHED, forecast
+from flows.commands.compare import folder_of
+from flows.commands.dry_run import CACHED, forecast
 from flows.standings import Live
-from tasks import failures, lineage
+from tasks import failures
 from tasks.comparison import job as work
 from tasks.comparison import page
 from tasks.comparison.job import Result
 from tasks.comparison.leaderboard import FILE, Leaderboard, make
 from tasks.comparison.plan import KD, PLAIN, Job, Plan
-from tasks.dvc_graph import Graph
 from tasks.environment import quick_imports
 from tasks.stage import flat
-from tasks.tracking import Run, Tracker
+from tasks.tracking import lineage
+from tasks.tracking.tracker import Run, Tracker
+from tasks.versioning.graph import Graph
 
 
 @dataclass

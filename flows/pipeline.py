@@ -16,14 +16,16 @@ from prefect.states import Completed
 from rich.markup import escape
 
 from distillery.errors import UserError
-from flows import artifacts, patience, registry
-from flows.supervised import supervised
-from tasks import failures, folders, lineage, tracked
-from tasks.dvc_graph import Graph, Step
+from flows.registry import registration as registry
+from flows.services import artifacts, patience
+from flows.services.supervised import supervised
+from tasks import failures, folders
 from tasks.params import Params, load
 from tasks.progress import Progress
 from tasks.stage import Summary
-from tasks.tracking import Run, Tracker
+from tasks.tracking import lineage, tracked
+from tasks.tracking.tracker import Run, Tracker
+from tasks.versioning.graph import Graph, Step
 
 REGISTER = "register"
 Work = Callable[[], tuple[State[Any], str]]  # the state, and a few words for the terminal

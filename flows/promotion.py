@@ -5,8 +5,9 @@ from pathlib import Path
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from flows import champion, patience
-from flows.supervised import supervised
+from flows.registry import champion
+from flows.services import patience
+from flows.services.supervised import supervised
 from flows.terminal import say
 from tasks.params import load
 from tasks.promotion.results import Promotion
@@ -21,7 +22,7 @@ def promotion(serve_check: bool = False) -> Promotion:
         serve_check: also start `mlflow models serve` and ask it.
 
     Raises:
-        UserError: see `flows.champion.promote`.
+        UserError: see `flows.registry.champion.promote`.
     """
     root = Path.cwd()
     params = load(root)

@@ -12,18 +12,19 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.states import Completed
 
-from flows import champion, patience
 from flows.arrivals import REFUSED, SECONDS, resource
 from flows.pipeline import distillation
 from flows.promotion import promotion
-from flows.supervised import supervised
+from flows.registry import champion
+from flows.services import patience
+from flows.services.supervised import supervised
 from flows.terminal import say
-from tasks.dvc_graph import Graph
 from tasks.params import load
 from tasks.promotion.telling import sentence
 from tasks.retraining import taking, telling, versions
 from tasks.retraining.incoming import Arrival, Journal, Signs, UnfinishedError, locked, waiting
 from tasks.retraining.results import RETRAINING, Batch, Retrained
+from tasks.versioning.graph import Graph
 
 
 @flow(name="retraining", retries=0, persist_result=False)

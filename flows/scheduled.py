@@ -4,8 +4,9 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows import champion, compare
 from flows import promotion as decision
+from flows.commands import compare
+from flows.registry import champion
 from flows.terminal import say
 
 

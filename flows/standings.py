@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from flows.terminal import print_fitting
-from tasks import wording
 from tasks.comparison import words
 from tasks.comparison.job import Result
 from tasks.comparison.leaderboard import Leaderboard, Standing
 from tasks.comparison.plan import Entry, Job, Plan
+from tasks.reporting import wording
 
 if TYPE_CHECKING:
     from rich.console import Console

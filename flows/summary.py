@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.terminal import print_fitting
-from tasks import wording
+from tasks.reporting import wording
 from tasks.results import EVALUATION, ClassScores, Deployed, Estimate, Evaluation, LabelScores, Scores, title
 
 if TYPE_CHECKING:

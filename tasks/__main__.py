@@ -10,8 +10,8 @@ from distillery.errors import UserError
 from tasks import STAGES, environment, failures
 
 if TYPE_CHECKING:
-    from tasks.dvc_graph import Graph
     from tasks.params import Params
+    from tasks.versioning.graph import Graph
 
 EPILOG = """examples:
   python -m tasks validate                what `dvc repro validate` runs, without looking upstream
@@ -45,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(name: str, root: Path, by_dvc: bool) -> int:
     """Runs the stage; by hand its files are held, as DVC holds them otherwise."""
     from tasks import folders
-    from tasks.dvc_graph import Graph
     from tasks.params import load
     from tasks.stage import function_of
+    from tasks.versioning.graph import Graph
 
     params = load(root)
     environment.enter(root)
@@ -78,8 +78,9 @@ def _run(name: str, root: Path, by_dvc: bool) -> int:
 
 def _compute(name: str, root: Path, graph: "Graph", params: "Params") -> None:
     """Computes the stage."""
-    from tasks import folders, tracked
-    from tasks.tracking import Tracker
+    from tasks import folders
+    from tasks.tracking import tracked
+    from tasks.tracking.tracker import Tracker
 
     if name == "distill":
         folders.prune(root, params)

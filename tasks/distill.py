@@ -14,11 +14,11 @@ from distillery.saved import load_model
 from distillery.signals import Teacher
 from distillery.starts import from_teacher
 from distillery.step import STUDENT
-from tasks.fitting import Splits, balance, save, start, teach
-from tasks.params import Distill
-from tasks.self_taught import born_again, teach_exits
+from tasks.params.sections import Distill
 from tasks.stage import Stage, Summary
-from tasks.teaching import hear
+from tasks.training.fitting import Splits, balance, save, start, teach
+from tasks.training.self_taught import born_again, teach_exits
+from tasks.training.teaching import hear
 
 
 def run(stage: Stage) -> Summary:

@@ -18,6 +18,7 @@ from distillery.inference import predict as predict_by_onnx
 from distillery.saved import load_model, predict
 from distillery.schema import METRICS
 from tasks.measuring import Outputs, Ruler, SplitName
+from tasks.reporting.wording import METRIC
 from tasks.results import (
     Ablation,
     Candidate,
@@ -36,7 +37,6 @@ from tasks.results import (
     title,
 )
 from tasks.stage import Stage, Summary
-from tasks.wording import METRIC
 
 COMPARED = (("distilled", "baseline"), ("finetuned", "distilled"), ("finetuned", "baseline"))
 SPLITS: tuple[SplitName, ...] = ("validation", "test")

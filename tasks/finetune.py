@@ -1,8 +1,8 @@
 """Trains the distilled student a little further on the labels alone; the evaluation tells whether that helped."""
 
 from distillery.saved import load_model
-from tasks.fitting import Splits, fit, labels_alone
 from tasks.stage import Stage, Summary
+from tasks.training.fitting import Splits, fit, labels_alone
 
 
 def run(stage: Stage) -> Summary:

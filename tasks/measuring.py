@@ -12,7 +12,7 @@ from distillery import scores as epoch_scores
 from distillery.columns import Columns
 from distillery.resampling import Figure
 from distillery.schema import METRICS, Schema, Target
-from tasks.params import Evaluate
+from tasks.params.sections import Evaluate
 from tasks.results import (
     ClassScores,
     Comparison,

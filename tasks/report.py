@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillery.schema import MAIN, Schema
-from tasks import charts, wording
+from tasks.reporting import charts, wording
 from tasks.results import EVALUATION, SHIPPED, ClassScores, Evaluation, NumberScores, Shipped, title
 from tasks.stage import Stage, Summary
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tasks.params import Params
 
-TEMPLATES = Path(__file__).parent / "pages"
+TEMPLATES = Path(__file__).parent / "reporting" / "pages"
 
 
 def run(stage: Stage) -> Summary:

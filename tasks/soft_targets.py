@@ -3,10 +3,10 @@
 from distillery.asking import write
 from distillery.reuse import code, earlier, keep
 from distillery.saved import digest, load_model
-from tasks.fitting import Splits
 from tasks.folders import STATE
 from tasks.progress import Bar
 from tasks.stage import Stage, Summary
+from tasks.training.fitting import Splits
 
 
 def run(stage: Stage) -> Summary:

@@ -19,7 +19,7 @@ from tasks.params import Params, load
 from tasks.progress import Progress
 
 if TYPE_CHECKING:
-    from tasks.tracking import Run
+    from tasks.tracking.tracker import Run
 
 Summary = dict[str, float | int | str]
 

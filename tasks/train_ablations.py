@@ -3,8 +3,8 @@
 from distillery.config import Equal, Mean
 from distillery.signals import OneTarget
 from tasks.distill import listen, new_student
-from tasks.fitting import Splits
 from tasks.stage import Stage, Summary
+from tasks.training.fitting import Splits
 
 
 def run(stage: Stage) -> Summary:

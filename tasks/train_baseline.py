@@ -5,8 +5,8 @@ It makes as many steps as the distilled student, and sees its rows in the same v
 
 import numpy as np
 
-from tasks.fitting import Splits, fit, labels_alone, start, steps_an_epoch
 from tasks.stage import Stage, Summary
+from tasks.training.fitting import Splits, fit, labels_alone, start, steps_an_epoch
 
 
 def run(stage: Stage) -> Summary:

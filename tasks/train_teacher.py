@@ -3,8 +3,8 @@
 from distillery.api import ApiNetwork
 from distillery.config import Api
 from distillery.saved import save_model
-from tasks.fitting import Splits, fit, labels_alone, start
 from tasks.stage import Stage, Summary
+from tasks.training.fitting import Splits, fit, labels_alone, start
 
 
 def run(stage: Stage) -> Summary:

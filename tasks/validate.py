@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.expectations import Check, conclude, examine
+from tasks.checks.expectations import Check, conclude, examine
+from tasks.checks.targets import SPLITS, class_names, extended, of_targets, with_figures
 from tasks.stage import Stage, Summary
-from tasks.target_checks import SPLITS, class_names, extended, of_targets, with_figures
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from distillery.schema import Input, Schema
-    from tasks.params import Validation
+    from tasks.params.sections import Validation
 
 NUMERIC = "numeric"  # the input that all scalar columns make together
 BATCH_BYTES = 1 << 22
@@ -116,7 +116,7 @@ def read_frame(files: list[Path], schema: "Schema", validation: "Validation") ->
     """All rows with scalar columns only; images and vectors are summed up batch by batch.
 
     Columns: `id`, `row_origin`, `content`, `split`, `group` if there is one, every target, every number, and what the
-    suite looks at: see `tasks.target_checks.with_figures`; `content.splits`, `group.splits`, `numeric.missing`,
+    suite looks at: see `tasks.checks.targets.with_figures`; `content.splits`, `group.splits`, `numeric.missing`,
     `numeric.infinite`, the same for each vector, and for each image `.shape`, `.min`, `.max`, `.contrast`.
     """
     import numpy as np

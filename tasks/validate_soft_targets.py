@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.expectations import Check, conclude, examine
+from tasks.checks.expectations import Check, conclude, examine
 from tasks.stage import Stage, Summary
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from distillery.columns import Columns
     from distillery.schema import Schema
-    from tasks.params import SoftTargetGate
+    from tasks.params.sections import SoftTargetGate
 
 BLOCK = 65_536
 # Shares are summed in float64, of outputs that may have been stored as float16.

@@ -14,9 +14,7 @@ from tasks import STAGES
 ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # What every stage gets from its wrapper and never makes a result stale: parameters, tracking, bars.
-WRAPPER = {
-    f"tasks.{name}" for name in ("stage", "progress", "params", "tracking", "environment", "failures", "folders")
-}
+WRAPPER = ("stage", "progress", "params", "tracking", "environment", "failures", "folders")
 # Registries import their parts by name, so each of them may run.
 BY_NAME = {"distillery.models", "distillery.sources"}
 
@@ -46,7 +44,7 @@ def needed(stage: str) -> set[str]:
     waiting, seen = [f"tasks.{stage}"], set()
     while waiting:
         module = waiting.pop()
-        if module in seen or module in WRAPPER | {"tasks"}:
+        if module in seen or module == "tasks" or module.startswith(tuple(f"tasks.{name}" for name in WRAPPER)):
             continue
         seen.add(module)
         file = file_of(module)
@@ -73,7 +71,7 @@ def write() -> None:
         folders = {dep for dep in dependencies(stage) if (ROOT / dep).is_dir() and dep.startswith("distillery/")}
         files = {file for file in needed(stage) if not any(str(parent) in folders for parent in Path(file).parents)}
         head, block, tail = re.split(rf"(^  {stage}:\n(?:    .*\n|\n)*)", text, maxsplit=1, flags=re.MULTILINE)
-        line = re.compile(r"^( +- )(?:distillery|tasks)/(?!pages)\S+\n", re.MULTILINE)
+        line = re.compile(r"^( +- )(?:distillery|tasks)/(?!reporting/pages)\S+\n", re.MULTILINE)
         first = line.search(block)
         assert first is not None
         code = "".join(f"{first[1]}{path}\n" for path in sorted(files | folders))

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from tasks.stage import Summary, execute
-from tasks.tracking import NoRun
+from tasks.tracking.tracker import NoRun
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 

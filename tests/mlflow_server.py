@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.mlflow_service import VARIABLE
-from tasks.tracking import Tracker
+from tasks.tracking.service import VARIABLE
+from tasks.tracking.tracker import Tracker
 
 
 def project_with_database(factory: pytest.TempPathFactory) -> Path:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tasks.stage import Summary, execute
-from tasks.tracking import NoRun
+from tasks.tracking.tracker import NoRun
 
 ROOT = Path(__file__).parents[1]
 PARAMS = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tasks.dvc_cache import OBJECTS, of_workspace, unneeded
+from tasks.versioning.cache import OBJECTS, of_workspace, unneeded
 from tests.projects import Project
 
 pytestmark = pytest.mark.slow

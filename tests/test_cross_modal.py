@@ -18,7 +18,7 @@ from distillery.scores import scores
 from distillery.soft_targets import SoftTargets, StoredTeacher
 from distillery.training import train
 from tasks.folders import make_standing
-from tasks.params import StudentConfig
+from tasks.params.sections import StudentConfig
 from tests.data_fixtures import stages
 
 ROOT = Path(__file__).parents[1]

@@ -12,9 +12,9 @@ import pytest
 from packaging.version import Version
 
 from distillery.errors import UserError
-from tasks.dvc_graph import NEVER, BusyError, Graph
-from tasks.tracked import run as run_tracked
-from tasks.tracking import Tracker
+from tasks.tracking.tracked import run as run_tracked
+from tasks.tracking.tracker import Tracker
+from tasks.versioning.graph import NEVER, BusyError, Graph
 from tests.projects import Project
 
 ORDER = ["ingest", "validate", "prepare"]
@@ -153,7 +153,7 @@ def test_files_are_held_against_other_processes_and_not_against_ourselves(graph:
 
 def test_a_holder_is_named_and_one_that_died_holds_nothing(graph: Graph, project: Project) -> None:
     code = (
-        "import pathlib, sys, time; from tasks.dvc_graph import Graph; graph = Graph.open(pathlib.Path.cwd());"
+        "import pathlib, sys, time; from tasks.versioning.graph import Graph; graph = Graph.open(pathlib.Path.cwd());"
         "graph.plan(); hold = graph.hold(['ingest']); hold.__enter__(); print('held', flush=True); time.sleep(60)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], cwd=project.root, stdout=subprocess.PIPE, text=True)

@@ -14,7 +14,7 @@ from distillery.columns import Columns
 from distillery.errors import UserError
 from distillery.saved import load_model, predict
 from flows import summary
-from tasks import wording
+from tasks.reporting import wording
 from tasks.results import Evaluation, ExportReport, Shipped, candidates
 from tests.small_project import copied, run
 

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, r2_score, recall_score
 
 from distillery.columns import Columns
 from distillery.schema import Input, Schema, Target
-from tasks.params import Evaluate, Gates
+from tasks.params.sections import Evaluate, Gates
 from tasks.promotion.gates import Judge
 from tasks.promotion.results import Gate
 from tasks.promotion.scoring import Subject, aligned

@@ -22,12 +22,13 @@ from distillery.errors import UserError
 from distillery.onnx_export import export
 from distillery.saved import save_model
 from distillery.schema import Input, Schema, Target
-from flows import champion, history, why
-from flows.registry import ALIAS, register
+from flows.commands import history, why
+from flows.registry import champion
+from flows.registry.registration import ALIAS, register
 from tasks.params import load
 from tasks.promotion.ledger import CHAMPION, PREVIOUS, Ledger, champion_at
 from tasks.promotion.results import PROMOTION, Promotion
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 from tests.data_fixtures import project
 from tests.mlflow_server import free_port, project_with_database, server_arguments, serving, stop
 from tests.test_registry import write_evaluation
@@ -352,7 +353,7 @@ from itertools import islice
 from pathlib import Path
 import mlflow
 from tasks.promotion.ledger import Ledger
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 for root, steps in zip(sys.argv[1::2], sys.argv[2::2]):
     if os.fork() == 0:
         ledger = Ledger(Tracker.connect(Path(root), "distillation"), "student")

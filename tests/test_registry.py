@@ -25,7 +25,7 @@ from distillery.errors import UserError
 from distillery.onnx_export import export
 from distillery.saved import save_model
 from distillery.schema import Input, Schema, Target
-from flows.registry import ALIAS, register
+from flows.registry.registration import ALIAS, register
 from tasks.results import (
     ClassScores,
     Deployed,
@@ -37,7 +37,7 @@ from tasks.results import (
     Shipped,
     SplitFacts,
 )
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 from tests.data_fixtures import project
 from tests.mlflow_server import free_port, project_with_database, server_arguments, serving
 
@@ -288,7 +288,8 @@ def test_registering_stopped_at_any_moment_is_mended_by_the_next_run(
 
 def test_registering_prints_nothing(root: Path) -> None:
     code = (
-        "from pathlib import Path\nfrom flows.registry import register\nfrom tasks.tracking import Tracker\n"
+        "from pathlib import Path\nfrom flows.registry.registration import register\n"
+        "from tasks.tracking.tracker import Tracker\n"
         f"root = Path({str(root)!r})\nregister(root, Tracker.connect(root, 'distillation'), None)"
     )
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distillery.errors import UserError
-from tasks import charts, wording
+from tasks.reporting import charts, wording
 from tasks.results import Evaluation
 from tests.small_project import copied, run
 

@@ -20,11 +20,11 @@ from mlflow import MlflowClient
 from distillery import partitions
 from distillery.errors import UserError
 from flows import retraining
-from tasks.dvc_graph import Graph
 from tasks.params import load
 from tasks.retraining import incoming, taking, versions
 from tasks.retraining.incoming import Journal, UnfinishedError
 from tasks.retraining.results import RETRAINING, Batch, Retrained
+from tasks.versioning.graph import Graph
 from tests.arrivals import Digits, put, set_up
 from tests.data_fixtures import stages
 from tests.projects import Project
@@ -293,7 +293,7 @@ import os, signal, sys
 from pathlib import Path
 from tasks.retraining import incoming, taking
 from flows import retraining
-from tasks.dvc_graph import Graph
+from tasks.versioning.graph import Graph
 from tasks.params import load
 
 def die(*_, **__):

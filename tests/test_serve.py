@@ -14,7 +14,7 @@ from prefect.flows import Flow
 
 from distillery.errors import UserError
 from flows.arrivals import watch
-from flows.serve import FLOWS
+from flows.commands.serve import FLOWS
 from tasks.params import parse
 from tasks.retraining.results import RETRAINING, Retrained
 from tests.arrivals import Digits, put

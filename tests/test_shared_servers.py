@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from flows.services import answers
+from flows.services.processes import answers
 from tests.mlflow_server import free_port, serving
 from tests.postgresql import postgresql
 from tests.projects import Project, states, until

@@ -17,9 +17,9 @@ import pytest
 from mlflow.entities import Run as MlflowRun
 
 from distillery.errors import UserError
-from tasks import mlflow_service
-from tasks.journal import Journal
-from tasks.tracking import KEY_TAG, PARENT_TAG, NoRun, Run, Status, Tracker
+from tasks.tracking import service as mlflow_service
+from tasks.tracking.journal import Journal
+from tasks.tracking.tracker import KEY_TAG, PARENT_TAG, NoRun, Run, Status, Tracker
 from tests.mlflow_server import free_port, project_with_database, server_arguments, serving, stop
 
 HERE = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def renamed(file: Path) -> Iterator[None]:
 def in_process(code: str, root: Path, **environment: str) -> subprocess.Popen[str]:
     """Runs code in a process of its own with `tracker` connected."""
     start = (
-        "from pathlib import Path\nfrom tasks.tracking import Tracker\n"
+        "from pathlib import Path\nfrom tasks.tracking.tracker import Tracker\n"
         f"tracker = Tracker.connect(Path({str(root)!r}), 'distillation')\n"
     )
     return subprocess.Popen(
@@ -371,7 +371,7 @@ def test_no_run_takes_everything() -> None:
 
 
 def test_importing_loads_no_mlflow() -> None:
-    code = "import sys, tasks.tracking; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, tasks.tracking.tracker; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=HERE, check=False).returncode == 0
 
 

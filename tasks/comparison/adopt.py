@@ -9,7 +9,7 @@ from distillery.errors import UserError
 from tasks.comparison.leaderboard import Leaderboard
 from tasks.comparison.plan import PLAIN
 from tasks.params import FILE
-from tasks.params_file import change
+from tasks.params.file import change
 
 # All students of a comparison are trained alike, so a method has nothing to say about that.
 _KEPT: dict[str, set[str]] = {"student": set(), "distill": {"training"}}

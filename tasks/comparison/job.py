@@ -96,7 +96,7 @@ def train(root: Path, folder: Path, job: Job) -> Result:
     from tasks import distill, train_baseline
     from tasks.progress import Silent
     from tasks.stage import Stage, seed
-    from tasks.tracking import NoRun
+    from tasks.tracking.tracker import NoRun
 
     params = parse({**job.entry.document, "seed": job.seed})
     clock = time.perf_counter if torch.accelerator.is_available() else time.process_time
@@ -137,10 +137,10 @@ def latency(root: Path, folder: Path, job: Job) -> float:
     from distillery.columns import Columns
     from distillery.onnx_export import export
     from distillery.timing import measure
-    from tasks.fitting import Splits, start
     from tasks.progress import Silent
     from tasks.stage import Stage
-    from tasks.tracking import NoRun
+    from tasks.tracking.tracker import NoRun
+    from tasks.training.fitting import Splits, start
 
     file = folder / f"latency-{job.key}.json"
     if file.exists():

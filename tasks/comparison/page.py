@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from tasks import charts, wording
 from tasks.comparison import words
 from tasks.comparison.leaderboard import Leaderboard
 from tasks.comparison.plan import KD, PLAIN
 from tasks.report import templates
+from tasks.reporting import charts, wording
 
 FILE = Path("reports") / "leaderboard.html"
 _COLOUR = {PLAIN: charts.BASELINE, KD: charts.TEACHER}

@@ -13,7 +13,8 @@ from distillery.errors import UserError
 from distillery.objectives.configs import FITS, KINDS, NAMES, label_loss
 from distillery.objectives.configs.feature import Feature
 from distillery.schema import Kind
-from tasks.params import FILE, LABELS_ALONE, Comparison, Params, load, parse
+from tasks.params import FILE, Params, load, parse
+from tasks.params.sections import LABELS_ALONE, Comparison
 
 Document = dict[str, Any]
 

@@ -1,9 +1,9 @@
 """Figures of a leaderboard as people read them; shared by terminal, page and Markdown."""
 
-from tasks import wording
 from tasks.comparison.leaderboard import Leaderboard
 from tasks.comparison.plan import PLAIN
 from tasks.comparison.significance import Figure
+from tasks.reporting import wording
 
 
 def figure(found: Figure) -> str:

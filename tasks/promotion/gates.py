@@ -11,10 +11,10 @@ from distillery import metrics, resampling
 from distillery.columns import Columns
 from distillery.metrics import Difference
 from distillery.schema import MAIN, METRICS, Target
-from tasks import wording
-from tasks.params import Evaluate, Gates
+from tasks.params.sections import Evaluate, Gates
 from tasks.promotion.results import Gate
 from tasks.promotion.scoring import Outputs, Subject
+from tasks.reporting import wording
 
 SEED = 20_150_309
 

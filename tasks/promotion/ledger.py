@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from distillery.errors import UserError
-from tasks.mlflow_service import clean_key, experiment_id, texts
-from tasks.tracking import Tracker
+from tasks.tracking.service import clean_key, experiment_id, texts
+from tasks.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from tasks import wording
 from tasks.promotion.ledger import Move
 from tasks.promotion.results import Gate, Promotion
+from tasks.reporting import wording
 
 
 def sentence(found: Promotion) -> str:

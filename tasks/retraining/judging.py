@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from distillery.drift import Drift
     from distillery.schema import Schema
-    from tasks.expectations import Outcome
+    from tasks.checks.expectations import Outcome
 
 TABLE = Path("data") / "table"
 
@@ -93,7 +93,7 @@ def _failed(root: Path, rows: "pa.Table", schema: "Schema", params: Params, docs
     """The expectations that the batch alone does not meet; the user's own are asked of the table with it, too."""
     import pyarrow.parquet as pq
 
-    from tasks.expectations import examine
+    from tasks.checks.expectations import examine
     from tasks.validate import own_checks, read_frame, suite
 
     docs.mkdir(parents=True, exist_ok=True)

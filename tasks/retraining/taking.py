@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from distillery import partitions
-from tasks.dvc_graph import Graph
 from tasks.params import Params
-from tasks.params_file import change
+from tasks.params.file import change
 from tasks.retraining import incoming
 from tasks.retraining.incoming import Arrival, Journal, UnfinishedError
 from tasks.retraining.judging import judge
 from tasks.retraining.results import Batch, save
+from tasks.versioning.graph import Graph
 
 Say = Callable[[str], None]
 

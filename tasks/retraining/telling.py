@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tasks import wording
+from tasks.reporting import wording
 from tasks.retraining.results import Batch, Retrained
 
 

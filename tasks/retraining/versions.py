@@ -5,9 +5,10 @@ from pathlib import Path
 
 from distillery import partitions
 from distillery.errors import UserError
-from tasks.dvc_graph import Graph
-from tasks.mlflow_service import AwayError
-from tasks.params import FILE, Retraining
+from tasks.params import FILE
+from tasks.params.sections import Retraining
+from tasks.tracking.service import AwayError
+from tasks.versioning.graph import Graph
 
 DATA = (partitions.FOLDER.as_posix(), FILE)
 RESULTS = ("dvc.lock",)

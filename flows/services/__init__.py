@@ -1,0 +1,1 @@
+"""Prefect and MLflow as services: found, started, waited for, told."""

@@ -1,0 +1,1 @@
+"""What Great Expectations is asked of data, and the pages it draws."""

@@ -1,0 +1,1 @@
+"""How results are told: words, charts and pages."""

@@ -1,0 +1,1 @@
+"""What MLflow is told: runs, and where a result comes from."""

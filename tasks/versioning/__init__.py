@@ -1,0 +1,1 @@
+"""What DVC knows: the graph of stages and its cache."""
