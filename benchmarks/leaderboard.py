@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.project import Project
-from tasks.comparison import words
+from tasks.comparison import leaderboard, words
 from tasks.comparison.leaderboard import Leaderboard, Standing
 from tasks.reporting import wording
 
@@ -144,7 +144,7 @@ def _compare(folder: Path, data: Data) -> Leaderboard:
         file = folder / "params.yaml"
         file.write_text(re.sub(*FEATURES, file.read_text(encoding="utf-8")), encoding="utf-8")
     Project.at(folder).python(*COMMAND)
-    return Leaderboard.read(folder)
+    return Leaderboard.read(folder / leaderboard.FILE)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def _compare(root: Path, plan: Plan, folder: Path, workers: int) -> Leaderboard:
         jobs = {entry.student: Job(entry, plan.seeds[0]) for entry in students}
         latencies = {name: pool.submit(work.latency, root, folder, job).result() for name, job in jobs.items()}
         board = make(plan, done.results, latencies, done.failed)
-        board.write(root)
+        board.write(root / FILE)
         page.write(root, board)
     return board
 

@@ -81,7 +81,7 @@ def _round(root: Path, unfinished: dict[Arrival, Signs]) -> Retrained:
         if Graph.open(root).is_stale(["validate"]):
             distillation(["validate"])
         _task(f"batch {arrival.name}", functools.partial(_take, root, arrival, unfinished))
-    journal, params = Journal.read(root) or Journal(), load(root)
+    journal, params = Journal.left(root) or Journal(), load(root)
     advanced = taking.advance(root, params)
     if params.retraining.commit:
         versions.commit(root, versions.DATA, telling.data_message(journal.batches))
@@ -95,7 +95,7 @@ def _round(root: Path, unfinished: dict[Arrival, Signs]) -> Retrained:
 def _made(root: Path, found: Retrained, journal: Journal) -> Retrained:
     """The pipeline's run on the new data, and what came of its student."""
     params = load(root)
-    journal.write(root)
+    journal.keep(root)
     distillation()
     if params.retraining.commit:
         versions.commit(root, versions.RESULTS, telling.results_message(found))

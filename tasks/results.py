@@ -3,14 +3,13 @@
 No heavy import stands here: the command line reads these files to draw its table.
 """
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from distillery.config import Api, Config, TeacherModel
-from distillery.errors import UserError
 from distillery.schema import Input, Target
+from tasks.document import Document
 from tasks.params import Params
 
 EXPORT = "models/onnx/export.json"
@@ -54,28 +53,6 @@ def candidates(params: Params) -> list[Candidate]:
     ]
     students: list[Role] = ["baseline", "distilled", "finetuned"]
     return teachers + [Candidate(name=role, role=role, folder=f"models/{role}") for role in students]
-
-
-class File(Config):
-    """A JSON file of one kind."""
-
-    @classmethod
-    def read(cls, file: Path) -> Self:
-        """Reads the file.
-
-        Raises:
-            UserError: where it is missing, or is not of this kind.
-        """
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
-            raise UserError(f"{file} is missing; run `python -m flows run` first") from None
-        except ValueError as error:
-            raise UserError(f"{file} is damaged or of another version; delete it and run again ({error})") from None
-
-    def write(self, file: Path) -> None:
-        """Writes the file."""
-        file.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 class Int8(Config):
@@ -124,7 +101,7 @@ class ExportedModel(Config):
     exits: tuple["ExportedModel", ...] = ()
 
 
-class ExportReport(File):
+class ExportReport(Document):
     """`models/onnx/export.json`: model name -> its file, and how it was checked. Nothing in it depends on time."""
 
     rows: dict[str, int]
@@ -363,7 +340,7 @@ class SplitFacts(Config):
     sha256: str
 
 
-class Shipped(File):
+class Shipped(Document):
     """`models/student/shipped.json`: which student is deployed, and why.
 
     Attributes:
@@ -383,7 +360,7 @@ class Shipped(File):
     files: dict[str, str]
 
 
-class Evaluation(File):
+class Evaluation(Document):
     """`reports/evaluation.json`: everything that was measured.
 
     Attributes:

@@ -225,7 +225,7 @@ def test_the_page_holds_everything_and_loads_nothing(root: Path):
 
 
 def test_adopting_writes_the_block_and_keeps_the_rest(root: Path):
-    board(root, VALUES).write(root)
+    board(root, VALUES).write(root / leaderboard.FILE)
     before = (root / "params.yaml").read_text()
     name, difference = adopting.adopt(root, None)
     after = (root / "params.yaml").read_text()
@@ -251,7 +251,9 @@ def test_adopting_changes_only_lines_of_keys_that_differ(root: Path, name: str):
         validation={"accuracy": 0.9}, test={"accuracy": 0.9}, epoch=1, steps=1, seconds=1.0,
         parameters=1, extra_parameters=0, warnings=[],
     )  # fmt: skip
-    leaderboard.make(planned, {job.key: same for job in planned.jobs}, {"student": 0.1}, {}).write(root)
+    leaderboard.make(planned, {job.key: same for job in planned.jobs}, {"student": 0.1}, {}).write(
+        root / leaderboard.FILE
+    )
     for entry in planned.entries[1:]:
         _, difference = adopting.adopt(root, entry.method)
         after = (root / "params.yaml").read_text()
@@ -273,7 +275,7 @@ def test_a_number_sign_is_a_comment_only_where_yaml_says_so(root: Path):
             "objectives: [", "objectives:   [  # so\n    "
         )
     )
-    board(root, VALUES).write(root)
+    board(root, VALUES).write(root / leaderboard.FILE)
     adopting.adopt(root, "dkd")
     text = (root / "params.yaml").read_text()
     assert "  objectives:      # so\n    - {name: dkd}\n" in text and "distill:  # 'how'\n" in text
@@ -282,7 +284,7 @@ def test_a_number_sign_is_a_comment_only_where_yaml_says_so(root: Path):
 def test_adopting_refuses_what_it_cannot_write(root: Path):
     with pytest.raises(UserError, match="run `python -m flows compare` first"):
         adopting.adopt(root, "dkd")
-    board(root, VALUES).write(root)
+    board(root, VALUES).write(root / leaderboard.FILE)
     with pytest.raises(UserError, match="'rkd' is not on the leaderboard; there are dkd, kd, plain"):
         adopting.adopt(root, "rkd")
     with pytest.raises(UserError, match=r"student without a teacher.*the best that listens is dkd"):
@@ -299,7 +301,7 @@ def test_a_comparison_from_the_command_line(finished: Project):
     assert output.count("✓") == 6  # everything before them was up to date
     for told in ("accuracy in percent", "2 seeds", "3 comparisons", "plain", "--adopt"):
         assert told in output
-    found = leaderboard.Leaderboard.read(finished.root)
+    found = leaderboard.Leaderboard.read(finished.root / leaderboard.FILE)
     assert len(found.standings) == 3 and math.isfinite(found.students["student"].latency_ms)
     client = MlflowClient(f"sqlite:///{finished.root / 'mlflow.db'}")
     experiments = [one.experiment_id for one in client.search_experiments()]

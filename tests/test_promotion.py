@@ -414,7 +414,7 @@ def test_a_move_that_another_machine_left_is_settled_after_a_while(
 def test_a_second_promotion_of_a_project_waits(root: Path, tracker: Tracker) -> None:
     challenge(tracker, "good")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom flows import champion\nroot = Path(sys.argv[1])\n"
+        "import sys\nfrom pathlib import Path\nfrom flows.registry import champion\nroot = Path(sys.argv[1])\n"
         "with champion.locked(root, lambda told: print(told, flush=True)): print('mine', flush=True)"
     )
     with champion.locked(root, silent):

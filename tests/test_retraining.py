@@ -282,7 +282,7 @@ def test_a_place_that_was_cut_off_half_way_is_no_place(ingested: Project, digits
     file.write_bytes(content)
     (arrival,) = incoming.waiting(ingested.root)
     (place / "files" / "bad.parquet").unlink()
-    Journal(taken={batch.folder: arrival.signs()}).write(ingested.root)
+    Journal(taken={batch.folder: arrival.signs()}).keep(ingested.root)
     (again,) = took(ingested)
     assert again.outcome == "quarantined"
     assert (place / "files" / "bad.parquet").read_bytes() == content
@@ -292,7 +292,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tasks.retraining import incoming, taking
-from flows import retraining
 from tasks.versioning.graph import Graph
 from tasks.params import load
 
@@ -331,7 +330,7 @@ def test_a_kill_at_any_point_loses_no_row_and_doubles_none(ingested: Project, di
     (partition,) = partitions.found(ingested.root / partitions.FOLDER)
     assert partition.folder.with_name(f"{partition.name}.dvc").exists()
     assert table(ingested).num_rows == BASE + 60
-    journal = Journal.read(ingested.root)
+    journal = Journal.left(ingested.root)
     assert journal is not None and not journal.taken
     assert [batch.new for batch in journal.batches] == [60]
 
@@ -409,11 +408,11 @@ def test_one_at_a_time_and_nothing_to_do_is_said(finished: Project) -> None:
 @pytest.mark.slow
 def test_a_promotion_that_was_due_is_made_up_for(finished: Project) -> None:
     """Killed between the run and the promotion: every stage is fresh, and the journal still lies there."""
-    Journal().write(finished.root)
+    Journal().keep(finished.root)
     output = finished.flows("retrain")
     assert "student version 1" in output
     assert Retrained.read(finished.root / RETRAINING).outcome in ("promoted", "kept")
-    assert Journal.read(finished.root) is None
+    assert Journal.left(finished.root) is None
     assert "nothing new" in finished.flows("retrain")
 
 

@@ -38,7 +38,7 @@ def retrain(root: Path, *, wait: bool) -> int:
 
 def is_idle(root: Path, graph: Graph) -> bool:
     """Whether nothing has arrived, nothing was interrupted, and every stage is up to date."""
-    return not waiting(root) and Journal.read(root) is None and not graph.is_stale()
+    return not waiting(root) and Journal.left(root) is None and not graph.is_stale()
 
 
 def _tell(root: Path, found: Retrained) -> None:

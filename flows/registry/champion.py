@@ -289,10 +289,5 @@ def _told(gate: Gate) -> str:
 
 
 def _written(root: Path, found: Promotion) -> Promotion:
-    """Writes `reports/promotion.json` in one go."""
-    file = root / PROMOTION
-    file.parent.mkdir(exist_ok=True)
-    beside = file.with_suffix(".tmp")
-    found.write(beside)
-    beside.replace(file)
+    found.write(root / PROMOTION)
     return found

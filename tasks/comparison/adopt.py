@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from distillery.errors import UserError
+from tasks.comparison import leaderboard
 from tasks.comparison.leaderboard import Leaderboard
 from tasks.comparison.plan import PLAIN
 from tasks.params import FILE
@@ -28,7 +29,7 @@ def adopt(root: Path, name: str | None) -> tuple[str, str]:
     Raises:
         UserError: for an unknown name (with the list), for the student alone, or where the file would not be valid.
     """
-    board = Leaderboard.read(root)
+    board = Leaderboard.read(root / leaderboard.FILE)
     known = {board.name(standing): standing for standing in board.standings}
     name = name or board.name(board.winner)
     if name not in known:

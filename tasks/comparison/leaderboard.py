@@ -3,14 +3,14 @@
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 from distillery.config import Config
-from distillery.errors import UserError
 from distillery.holm import holm
 from tasks.comparison.job import Result
 from tasks.comparison.plan import KD, PLAIN, Entry, Job, Plan
 from tasks.comparison.significance import Figure, Gain, gain, mean
+from tasks.document import Document
 
 FILE = Path("reports") / "leaderboard.json"
 SPLITS = ("validation", "test")
@@ -58,7 +58,7 @@ class Student(Config):
     latency_ms: float
 
 
-class Leaderboard(Config):
+class Leaderboard(Document):
     """The result of a comparison.
 
     Attributes:
@@ -75,6 +75,8 @@ class Leaderboard(Config):
         left_out: method and student -> why it did not run.
     """
 
+    made_by: ClassVar[str] = "python -m flows compare"
+
     metric: str
     confidence: float
     seeds: list[int]
@@ -86,25 +88,6 @@ class Leaderboard(Config):
     standings: list[Standing]
     students: dict[str, Student]
     left_out: dict[str, str]
-
-    @classmethod
-    def read(cls, root: Path) -> Self:
-        """Reads the file of a project.
-
-        Raises:
-            UserError: where there is none, or one of another version.
-        """
-        file = root / FILE
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
-            raise UserError(f"{file} is missing: run `python -m flows compare` first") from None
-        except ValueError as error:
-            raise UserError(f"{file} is damaged or of another version: compare again ({error})") from None
-
-    def write(self, root: Path) -> None:
-        """Writes the file of a project."""
-        (root / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def name(self, standing: Standing) -> str:
         """What a line is called, the student left out where there is one only."""

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from distillery.config import Config
-from tasks.results import File
+from tasks.document import Document
 
 PROMOTION = "reports/promotion.json"
 
@@ -50,7 +50,7 @@ class TestSet(Config):
     reference_sha256: str | None
 
 
-class Promotion(File):
+class Promotion(Document):
     """The outcome.
 
     Attributes:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from distillery.config import Config
 from distillery.errors import UserError
 from distillery.sources.table import FORMATS
 from tasks.alone import alone
+from tasks.document import Document
 from tasks.folders import STATE
-from tasks.retraining.results import Batch, save
+from tasks.retraining.results import Batch
 
 INCOMING = Path("data") / "incoming"
 QUARANTINE = Path("data") / "quarantine"
@@ -39,7 +39,7 @@ class UnfinishedError(UserError):
         self.signs = signs
 
 
-class Journal(Config):
+class Journal(Document):
     """What a retraining that has not come to its end has done; the file goes when it has.
 
     Attributes:
@@ -51,14 +51,14 @@ class Journal(Config):
     batches: tuple[Batch, ...] = ()
 
     @classmethod
-    def read(cls, root: Path) -> "Journal | None":
+    def left(cls, root: Path) -> "Journal | None":
         """The journal of a retraining that was interrupted."""
         file = root / JOURNAL
-        return cls.model_validate_json(file.read_bytes()) if file.exists() else None
+        return cls.read(file) if file.exists() else None
 
-    def write(self, root: Path) -> None:
-        """Replaces the file in one go."""
-        save(self, root / JOURNAL)
+    def keep(self, root: Path) -> None:
+        """Replaces that of the project."""
+        self.write(root / JOURNAL)
 
     @staticmethod
     def remove(root: Path) -> None:

@@ -1,16 +1,15 @@
 """What is told of batches and of a retraining, as JSON."""
 
 from datetime import datetime
-from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
-from distillery.config import Config
 from distillery.drift import Drift
+from tasks.document import Document
 
 RETRAINING = "reports/retraining.json"
 
 
-class Batch(Config):
+class Batch(Document):
     """What was found in one batch, and what became of it.
 
     Attributes:
@@ -25,6 +24,8 @@ class Batch(Config):
         problems: why it is bad; the first words for people.
         drift: of the new rows against those of before.
     """
+
+    made_by: ClassVar[str] = "python -m flows retrain"
 
     name: str
     digest: str
@@ -43,7 +44,7 @@ class Batch(Config):
         return tuple(each.what for each in self.drift if each.drifted)
 
 
-class Retrained(Config):
+class Retrained(Document):
     """The content of `reports/retraining.json`.
 
     Attributes:
@@ -53,6 +54,8 @@ class Retrained(Config):
         promotion: the sentence about the challenger; empty: nothing was decided.
         outcome: of the promotion.
     """
+
+    made_by: ClassVar[str] = "python -m flows retrain"
 
     batches: tuple[Batch, ...] = ()
     snapshot: int = 0
@@ -65,20 +68,3 @@ class Retrained(Config):
         return later.model_copy(
             update={"batches": (*self.batches, *later.batches), "advanced": later.advanced or self.advanced}
         )
-
-    @classmethod
-    def read(cls, file: Path) -> Self:
-        """Reads a report."""
-        return cls.model_validate_json(file.read_bytes())
-
-    def write(self, file: Path) -> None:
-        """Writes the report in one go."""
-        save(self, file)
-
-
-def save(document: Config, file: Path) -> None:
-    """Writes JSON beside and renames it, so that a kill leaves the old file or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f"{file.name}.new")
-    beside.write_text(document.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    beside.replace(file)

@@ -11,7 +11,7 @@ from tasks.params.file import change
 from tasks.retraining import incoming
 from tasks.retraining.incoming import Arrival, Journal, UnfinishedError
 from tasks.retraining.judging import judge
-from tasks.retraining.results import Batch, save
+from tasks.retraining.results import Batch
 from tasks.versioning.graph import Graph
 
 Say = Callable[[str], None]
@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 def settle(root: Path, graph: Graph, say: Say) -> Journal | None:
     """Finishes or undoes what a killed retraining left; returns its journal where it has not come to its end."""
-    journal = Journal.read(root)
+    journal = Journal.left(root)
     taken = journal.taken if journal else {}
     whole = [place for place in taken if _is_whole(root / place)]
     for place in taken.keys() - set(whole):
@@ -35,9 +35,9 @@ def settle(root: Path, graph: Graph, say: Say) -> Journal | None:
         for place in whole:
             say(f"{place} was taken in by a retraining that was interrupted")
             incoming.forget(root, taken[place])
-        found = (Batch.model_validate_json(_report(root, place).read_bytes()) for place in whole)
+        found = (Batch.read(_report(root, place)) for place in whole)
         journal = Journal(batches=(*journal.batches, *found))
-        journal.write(root)
+        journal.keep(root)
     return journal
 
 
@@ -57,7 +57,7 @@ def take(root: Path, params: Params, graph: Graph, arrival: Arrival) -> Batch:
     place, signs = incoming.staged(root, arrival)
     digest = partitions.digest(place)
     number = partitions.next_number(root / partitions.FOLDER, params.retraining.snapshot)
-    journal = Journal.read(root) or Journal()
+    journal = Journal.left(root) or Journal()
     same = [one for one in partitions.found(root / partitions.FOLDER) if one.digest == digest]
     if same:
         batch = Batch(
@@ -71,12 +71,12 @@ def take(root: Path, params: Params, graph: Graph, arrival: Arrival) -> Batch:
         batch = _looked_at(root, params, arrival.name, digest, number)
         if arrival.signs() != signs:
             raise UnfinishedError(arrival.name, signs)
-        journal.model_copy(update={"taken": {batch.folder: signs}}).write(root)
+        journal.model_copy(update={"taken": {batch.folder: signs}}).keep(root)
         _put(root, batch)
         if batch.outcome == "accepted":
             graph.add(root / batch.folder)
     incoming.forget(root, signs)
-    Journal(batches=(*journal.batches, batch)).write(root)
+    Journal(batches=(*journal.batches, batch)).keep(root)
     shutil.rmtree(root / incoming.STAGED, ignore_errors=True)
     return batch
 
@@ -109,14 +109,14 @@ def _put(root: Path, batch: Batch) -> None:
     staged, place = root / incoming.STAGED, root / batch.folder
     place.parent.mkdir(parents=True, exist_ok=True)
     if batch.outcome == "accepted":
-        save(batch, _report(root, batch.folder))
+        batch.write(_report(root, batch.folder))
         (staged / incoming.FILES).rename(place)
         return
     if _is_whole(place):  # the same bad batch, sent again
-        save(batch, place / "report.json")
+        batch.write(place / "report.json")
         return
     shutil.rmtree(place, ignore_errors=True)
-    save(batch, staged / "report.json")
+    batch.write(staged / "report.json")
     staged.rename(place)
 
 
@@ -143,4 +143,4 @@ def advance(root: Path, params: Params) -> str:
 def _drifted(root: Path, partition: partitions.Partition) -> tuple[str, ...]:
     """What had drifted in a partition; nothing is known of one that was put there by hand."""
     report = _report(root, partition.folder.relative_to(root).as_posix())
-    return Batch.model_validate_json(report.read_bytes()).drifted if report.exists() else ()
+    return Batch.read(report).drifted if report.exists() else ()
