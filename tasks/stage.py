@@ -118,6 +118,12 @@ def execute(
     Raises:
         UserError: for a mistake of the user, a full disk or a folder that cannot be written.
     """
+    if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
+        # Each of them would publish the same outputs and tell MLflow of them.
+        raise UserError(
+            f"a launcher started this as one of {processes} processes (WORLD_SIZE); a stage is one process, so start "
+            "it without: `dvc repro`, `python -m flows run` or `python -m tasks`"
+        )
     params = load(root)
     function = function_of(name)
     seed(params.seed)

@@ -70,3 +70,11 @@ def test_a_full_disk_is_told_and_the_old_output_stays(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (root / "data" / "table" / "rows.parquet").read_bytes() == before
     assert not any((root / ".state" / "staging").rglob("*"))
+
+
+def test_a_launcher_of_several_processes_is_told_that_a_stage_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one of 2 processes"):
+        stages(tmp_path, "ingest")
