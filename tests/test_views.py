@@ -1,21 +1,27 @@
 """Views: the student sees just those images of which the teacher has spoken."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from distillery import models
 from distillery.asking import write
 from distillery.config import Augmentation, Mlp, TrainingConfig
 from distillery.errors import UserError
+from distillery.objectives.configs import ObjectiveConfig
+from distillery.objectives.registry import build
 from distillery.sampling import epoch_order
 from distillery.saved import predict
 from distillery.schema import Input
 from distillery.signals import Batch, LiveTeacher
 from distillery.soft_targets import SoftTargets
-from distillery.training import _order
+from distillery.training import _order, train
 from distillery.views import Viewed, Views, check_images, draws
 from tests.science import SCHEMA, digits
 
@@ -109,9 +115,48 @@ def test_the_store_says_of_each_view_what_a_live_teacher_says_of_it(tmp_path: Pa
 def test_other_views_are_refused(tmp_path: Path):
     write(tmp_path / "s", network(), "t", PARTS, partial=tmp_path / "p")
     validation = PARTS["validation"]
-    for train in (PLAIN, Viewed(PLAIN, Views(count=2, augment=ALL.augment))):
+    for rows in (PLAIN, Viewed(PLAIN, Views(count=2, augment=ALL.augment))):
         with pytest.raises(UserError, match=r"holds 3 views .* soft_targets@s --force"):
-            SoftTargets.open(tmp_path / "s", "t", [train, validation])
+            SoftTargets.open(tmp_path / "s", "t", [rows, validation])
+
+
+def taught(folder: Path) -> tuple[dict[str, torch.Tensor], float]:
+    """A student of what is stored of views and of a layer, after an epoch; its weights and its loss."""
+    store = SoftTargets.open(folder / "s", "t", list(PARTS.values()), "stages")
+    objectives = TypeAdapter(list[ObjectiveConfig]).validate_python([{"name": "kd"}, {"name": "hints"}])
+    student = network(1)
+    loss = build(objectives, student, {"teacher": network()})
+    teachers = {"teacher": store.teacher("train", loss.teacher_layers["teacher"])}
+    config = TrainingConfig(epochs=1, learning_rate=0.01, optimizer="sgd")
+    outcome = train(student, loss, TRAIN, PARTS["validation"], config, seed=0, rows=np.arange(300), teachers=teachers)
+    return student.state_dict(), outcome.history[0]["loss"]
+
+
+PARALLEL = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+import torch
+from tests.test_views import taught
+folder = Path(sys.argv[1])
+found = taught(folder)
+torch.save(list(found), folder / str(torch.distributed.get_rank()))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_hear_of_views_and_layers_what_one_hears(tmp_path: Path):
+    write(tmp_path / "s", network(), "t", PARTS, partial=tmp_path / "p", dtype="float32", asked="stages")
+    script = tmp_path / "parallel.py"
+    script.write_text(PARALLEL.format(root=str(Path(__file__).parents[1])))
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    subprocess.run([*launched, str(tmp_path)], check=True, env=os.environ | {"ACCELERATE_USE_CPU": "true"})
+    expected, loss = taught(tmp_path)
+    for rank in "01":
+        weights, told = torch.load(tmp_path / rank, weights_only=True)
+        assert told == pytest.approx(loss, rel=1e-5)
+        for name, value in expected.items():
+            torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_data_without_images_are_told():
