@@ -208,10 +208,12 @@ class Step:
 
     def _clip(self, largest: float) -> None:
         """Bounds the gradient of each network, together with what its own objectives train."""
+        # Once for all of them: the scaler of float16 refuses a second time.
+        self._accelerator.unscale_gradients(self.optimizer)
         for name, network in self._networks.items():
             lessons = [self._lessons[voice] for voice in _voices_of(name, network) if voice in self._lessons]
             trained = [parameter for lesson in lessons for parameter in lesson.parameters()]
-            self._accelerator.clip_grad_norm_([*network.parameters(), *trained], largest)
+            nn.utils.clip_grad_norm_([*network.parameters(), *trained], largest)
 
     def _gather(self, tensor: Tensor, rows: int) -> Tensor:
         """All processes' rows of a micro-batch."""

@@ -61,8 +61,12 @@ def test_an_interval_is_that_of_rows_drawn_one_by_one() -> None:
     assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), rel=0.02)
 
 
-def test_many_rows_cost_no_more_and_say_the_same() -> None:
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_many_rows_cost_no_more_and_say_the_same(is_sorted: bool) -> None:
     said, truth = numbers(50_000)
+    if is_sorted:
+        order = np.argsort(np.abs(said[:, 0] - truth))
+        said, truth = said[order], truth[order]
     figure = resampling.figures(said, truth, NUMBER)["mae"]
     found = resampling.interval(figure, **DRAWS)
     error = np.abs(said[:, 0] - truth)

@@ -28,7 +28,7 @@ class Gain(Config):
 
     Attributes:
         difference: its mean and interval.
-        p_value: two-sided, uncorrected; None where one pair tells nothing about chance.
+        p_value: two-sided, uncorrected; None where one pair tells nothing about chance, nor many of the same difference.
         corrected: the same, allowing for all comparisons.
     """
 
@@ -62,6 +62,6 @@ def gain(ours: Sequence[float], theirs: Sequence[float], confidence: float) -> G
         return Gain(difference=found, p_value=None)
     error = float(differences.std(ddof=1) / np.sqrt(n))
     if error == 0:
-        # The same difference with every seed: no spread to compare it with.
-        return Gain(difference=found, p_value=1.0 if found.value == 0 else 0.0)
+        # The same difference with every seed, as a small test split shows by chance: no spread to compare it with.
+        return Gain(difference=Figure(value=found.value, low=None, high=None), p_value=None if found.value else 1.0)
     return Gain(difference=found, p_value=float(2 * stdtr(n - 1, -abs(found.value) / error)))

@@ -1,5 +1,6 @@
 """What every registered objective promises; a new one is covered by being registered."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,7 @@ def test_every_parameter_of_its_own_learns(name: str) -> None:
     loss = total(objective, student, teacher, target)
     critic = objective.critic(student, teacher, target)
     (loss if critic is None else loss + critic).backward()
-    still = [path for path, parameter in objective.named_parameters() if parameter.grad is None]
+    still = [path for path, own in objective.named_parameters() if own.grad is None or not own.grad.any()]
     assert not still
 
 
@@ -148,6 +149,10 @@ def summed(name: str) -> WeightedSum:
     return WeightedSum({name: {"teacher" if objective.needs_teacher else ALONE: objective}}, {name: 1.0})
 
 
+def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+
+
 def share_of_a_process(rank: int, meeting: str, results: str) -> None:
     """Every objective on half of the rows; writes this process's loss and the gradient at its rows."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
@@ -156,13 +161,14 @@ def share_of_a_process(rank: int, meeting: str, results: str) -> None:
     for name in NAMES:
         student, leaves = asked(permuted(said(name, STUDENT, 1), mine))
         teacher, target = permuted(said(name, TEACHER, 2), mine), target_of(name)
-        loss, _ = summed(name)(
+        objective = summed(name)
+        loss, _ = objective(
             student, {"teacher": teacher}, target[mine], target,
             gather=lambda tensor: gather_rows(tensor, sizes, rank), processes=2,
         )  # fmt: skip
         if loss.requires_grad:
             loss.backward()
-        found[name] = [loss.detach(), *(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves)]
+        found[name] = [loss.detach(), gradients(leaves), gradients(objective.parameters())]
     torch.save(found, f"{results}{rank}")
     torch.distributed.destroy_process_group()
 
@@ -173,12 +179,14 @@ def test_two_processes_make_the_loss_and_the_gradients_of_one(tmp_path: Path) ->
     order = torch.cat([torch.arange(0, ROWS, 2), torch.arange(1, ROWS, 2)])
     for name in NAMES:
         student, leaves = asked(said(name, STUDENT, 1))
-        loss, _ = summed(name)(student, {"teacher": said(name, TEACHER, 2)}, target_of(name), target_of(name))
+        objective = summed(name)
+        loss, _ = objective(student, {"teacher": said(name, TEACHER, 2)}, target_of(name), target_of(name))
         loss.backward()
         assert sum(share[name][0].item() for share in shares) == pytest.approx(loss.item(), rel=1e-9), name
-        for at, leaf in enumerate(leaves, 1):
-            whole = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-            torch.testing.assert_close(torch.cat([share[name][at] for share in shares]), whole[order], msg=name)
+        for at, whole in enumerate(gradients(leaves)):
+            torch.testing.assert_close(torch.cat([share[name][1][at] for share in shares]), whole[order], msg=name)
+        for at, whole in enumerate(gradients(objective.parameters())):
+            torch.testing.assert_close(sum(share[name][2][at] for share in shares), whole, msg=name)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OVER_BATCH])
