@@ -45,5 +45,5 @@ def watch(folder: Path, arrived: Callable[[list[str]], None], ended: threading.E
 
 def _look(folder: Path) -> Snapshot:
     """Name, size and time of change of every file."""
-    found = (sign for path in folder.iterdir() for sign in incoming.signs(path))
+    found = incoming.signs(folder)
     return frozenset((Path(name).relative_to(folder).as_posix(), size, time) for name, size, time in found)

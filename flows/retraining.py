@@ -22,7 +22,7 @@ from flows.terminal import say
 from tasks.params import load
 from tasks.promotion.telling import sentence
 from tasks.retraining import taking, telling, versions
-from tasks.retraining.incoming import Arrival, Journal, Signs, UnfinishedError, locked, waiting
+from tasks.retraining.incoming import Arrival, Journal, LeftError, Signs, locked, waiting
 from tasks.retraining.results import RETRAINING, Batch, Retrained
 from tasks.versioning.graph import Graph
 
@@ -39,48 +39,48 @@ def retraining() -> Retrained:
     root = Path.cwd()
     with locked(root, say):
         versions.check(root, Graph.open(root), load(root).retraining)
-        found, unfinished = Retrained(), dict[Arrival, Signs]()
+        found, left = Retrained(), dict[Arrival, Signs]()
         while True:
-            found = found.then(_round(root, unfinished))
+            found = found.then(_round(root, left))
             if found.batches or found.outcome:
                 # After each round, since the next one may fail.
                 found.write(root / RETRAINING)
-            if not has_more(root, unfinished):
+            if not has_more(root, left):
                 break
         if found.batches or found.outcome:
             create_table_artifact(telling.rows(found), key="batches", description=telling.summary(found))
         return found
 
 
-def has_more(root: Path, unfinished: dict[Arrival, Signs]) -> bool:
+def has_more(root: Path, left: dict[Arrival, Signs]) -> bool:
     """Whether something can be taken in that arrived meanwhile: it has started no flow of its own, since this one ran.
 
     What is still being written is left for the event that tells of its end.
     """
     for arrival in waiting(root):
         signs = arrival.signs()
-        if arrival not in unfinished:
+        if arrival not in left:
             return True
-        if signs != unfinished[arrival]:
+        if signs != left[arrival]:
             time.sleep(SECONDS)
             if arrival.signs() == signs:
                 return True
     return False
 
 
-def _round(root: Path, unfinished: dict[Arrival, Signs]) -> Retrained:
+def _round(root: Path, left: dict[Arrival, Signs]) -> Retrained:
     """Takes in what lies there now, and makes of it what there is to make.
 
     Args:
         root: the project's folder.
-        unfinished: gets what is still being written, as it looked.
+        left: gets what could not be taken, as it looked.
     """
     begun = taking.settle(root, Graph.open(root), say)
     for arrival in waiting(root):
         # Each is held against all that was there before, the batch before it included.
         if Graph.open(root).is_stale(["validate"]):
             distillation(["validate"])
-        _task(f"batch {arrival.name}", functools.partial(_take, root, arrival, unfinished))
+        _task(f"batch {arrival.name}", functools.partial(_take, root, arrival, left))
     journal, params = Journal.left(root) or Journal(), load(root)
     advanced = taking.advance(root, params)
     if params.retraining.commit:
@@ -106,12 +106,12 @@ def _made(root: Path, found: Retrained, journal: Journal) -> Retrained:
     return found.model_copy(update={"promotion": sentence(decided), "outcome": decided.outcome})
 
 
-def _take(root: Path, arrival: Arrival, unfinished: dict[Arrival, Signs]) -> State[Batch]:
+def _take(root: Path, arrival: Arrival, left: dict[Arrival, Signs]) -> State[Batch]:
     """One batch, and how Prefect calls what became of it."""
     try:
         batch = taking.take(root, load(root), Graph.open(root), arrival)
-    except UnfinishedError as error:
-        unfinished[arrival] = error.signs
+    except LeftError as error:
+        left[arrival] = error.signs
         say(str(error))
         return Completed(name="Skipped", message=str(error))
     said = telling.line(batch)

@@ -22,7 +22,7 @@ from distillery.errors import UserError
 from flows import retraining
 from tasks.params import load
 from tasks.retraining import incoming, taking, versions
-from tasks.retraining.incoming import Journal, UnfinishedError
+from tasks.retraining.incoming import Journal, LeftError
 from tasks.retraining.results import RETRAINING, Batch, Retrained
 from tasks.versioning.graph import Graph
 from tests.arrivals import Digits, put, set_up
@@ -213,8 +213,27 @@ def test_what_is_written_while_it_is_looked_at_is_left_for_later(
         return found
 
     monkeypatch.setattr(taking, "judge", meanwhile)
-    with pytest.raises(UnfinishedError, match=r"slow.parquet is still being written"):
+    with pytest.raises(LeftError, match=r"slow.parquet is still being written"):
         took(ingested)
+    assert file.exists() and partitions.found(ingested.root / partitions.FOLDER) == []
+
+
+def test_a_batch_that_may_not_be_read_or_removed_stops_no_other(
+    ingested: Project, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = put(ingested, "theirs.parquet", digits.table(range(BASE, BASE + 50)))
+
+    def refused(*_: Any) -> None:
+        raise PermissionError  # root, under whom tests may run, is refused nothing
+
+    with monkeypatch.context() as patch:
+        patch.setattr(incoming.shutil, "copyfile", refused)
+        with pytest.raises(LeftError, match=r"theirs.parquet may not be read \(.*\): give this user the right"):
+            took(ingested)
+    with monkeypatch.context() as patch:
+        patch.setattr(incoming.os, "access", lambda *_: False)
+        with pytest.raises(LeftError, match="may not be removed once it is taken in"):
+            took(ingested)
     assert file.exists() and partitions.found(ingested.root / partitions.FOLDER) == []
 
 
@@ -378,13 +397,13 @@ def test_data_and_params_are_committed_alone(ingested: Project, digits: Digits) 
         ingested.git("config", key, value)
     put(ingested, "week.parquet", digits.table(range(BASE, BASE + 50)))
     (batch,) = took(ingested)
-    (ingested.root / "custom" / "unfinished.py").write_text("work in progress\n")
-    ingested.git("add", "custom/unfinished.py")
+    (ingested.root / "custom" / "left.py").write_text("work in progress\n")
+    ingested.git("add", "custom/left.py")
     assert versions.commit(ingested.root, versions.DATA, "Take in week.parquet")
     changed = ingested.git("show", "--name-only", "--format=").split()
     assert changed == ["data/partitions/.gitignore", f"{batch.folder}.dvc", f"{batch.folder}.json", "params.yaml"]
     assert not versions.commit(ingested.root, versions.DATA, "Nothing")
-    assert "A  custom/unfinished.py" in ingested.git("status", "--porcelain")
+    assert "A  custom/left.py" in ingested.git("status", "--porcelain")
 
 
 def test_what_would_fail_at_the_end_is_told_at_the_beginning(ingested: Project) -> None:

@@ -1,6 +1,7 @@
 """Promises of schedules: due once, run once, made up for once, tried again only where that helps."""
 
 import re
+import shutil
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -46,6 +47,23 @@ def test_files_are_told_once_when_they_have_stopped_growing(tmp_path: Path) -> N
     ended.set()
     watcher.join()
     assert told == [["old.csv"], ["new.csv", "old.csv"]]
+
+
+def test_folders_that_come_and_go_do_not_end_the_watch(tmp_path: Path) -> None:
+    told: list[list[str]] = []
+    ended = threading.Event()
+    watcher = threading.Thread(target=watch, args=(tmp_path / "incoming", told.append, ended, 0.0))
+    watcher.start()
+    for number in range(200):
+        folder = tmp_path / "incoming" / "batch" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "rows.csv").touch()
+        shutil.rmtree(tmp_path / "incoming")
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "incoming" / "last.csv").touch()
+    until(lambda: ["last.csv"] in told)
+    ended.set()
+    watcher.join()
 
 
 def test_every_deployment_is_a_flow_and_stands_in_prefect_yaml() -> None:

@@ -28,7 +28,7 @@ class Gain(Config):
 
     Attributes:
         difference: its mean and interval.
-        p_value: two-sided, uncorrected; None where one pair tells nothing about chance, nor many of the same difference.
+        p_value: two-sided, uncorrected; None where one pair, or equal ones, tell nothing about chance.
         corrected: the same, allowing for all comparisons.
     """
 

@@ -5,6 +5,7 @@ arrived go; the journal lists them by then. So a kill at any point loses no row 
 place is in, and one that has none arrives again.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -31,11 +32,11 @@ Sign = tuple[str, int, int]  # path, size in bytes and time of change in nanosec
 Signs = tuple[Sign, ...]
 
 
-class UnfinishedError(UserError):
-    """Somebody still writes the files of a batch; `signs` is what they looked like before."""
+class LeftError(UserError):
+    """A batch that stays where it is until the next time; `signs` is what its files looked like."""
 
-    def __init__(self, name: str, signs: Signs) -> None:
-        super().__init__(f"{INCOMING / name} is still being written; it is left for the next time")
+    def __init__(self, name: str, why: str, signs: Signs) -> None:
+        super().__init__(f"{INCOMING / name} {why}; it is left for the next time")
         self.signs = signs
 
 
@@ -96,7 +97,9 @@ def signs(path: Path) -> Iterator[Sign]:
 
     What is hidden, unfinished, or left by the program that wrote a table (`_SUCCESS`) is passed over.
     """
-    for file in [path, *sorted(path.rglob("*"))]:
+    # Unlike `rglob`, a walk passes over a folder that is taken away meanwhile.
+    below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    for file in [path, *sorted(below)]:
         parts = file.relative_to(path.parent).parts
         if any(part.startswith(".") or part.endswith(UNFINISHED) for part in parts):
             continue
@@ -129,7 +132,7 @@ def staged(root: Path, arrival: Arrival) -> tuple[Path, Signs]:
     """Copies a batch; returns the folder of the copy, and what the files looked like.
 
     Raises:
-        UnfinishedError: where somebody still writes them.
+        LeftError: where somebody still writes them, or they may not be read or removed.
     """
     shutil.rmtree(root / STAGED, ignore_errors=True)
     place = root / STAGED / FILES
@@ -141,8 +144,12 @@ def staged(root: Path, arrival: Arrival) -> tuple[Path, Signs]:
             shutil.copyfile(name, target)
         except FileNotFoundError:
             break  # and told below
+        except PermissionError:
+            raise LeftError(arrival.name, f"may not be read ({name}): give this user the right to", before) from None
+        if not os.access(Path(name).parent, os.W_OK):
+            raise LeftError(arrival.name, "may not be removed once it is taken in: give this user the right to", before)
     if arrival.signs() != before:
-        raise UnfinishedError(arrival.name, before)
+        raise LeftError(arrival.name, "is still being written", before)
     return place, before
 
 

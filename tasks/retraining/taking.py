@@ -9,7 +9,7 @@ from distillery import partitions
 from tasks.params import Params
 from tasks.params.file import change
 from tasks.retraining import incoming
-from tasks.retraining.incoming import Arrival, Journal, UnfinishedError
+from tasks.retraining.incoming import Arrival, Journal, LeftError
 from tasks.retraining.judging import judge
 from tasks.retraining.results import Batch
 from tasks.versioning.graph import Graph
@@ -51,7 +51,7 @@ def take(root: Path, params: Params, graph: Graph, arrival: Arrival) -> Batch:
     """Looks at a batch and gives it its place.
 
     Raises:
-        UnfinishedError: where somebody still writes it.
+        LeftError: where somebody still writes it, or it may not be read or removed.
         UserError: where DVC does not take it.
     """
     place, signs = incoming.staged(root, arrival)
@@ -70,7 +70,7 @@ def take(root: Path, params: Params, graph: Graph, arrival: Arrival) -> Batch:
     else:
         batch = _looked_at(root, params, arrival.name, digest, number)
         if arrival.signs() != signs:
-            raise UnfinishedError(arrival.name, signs)
+            raise LeftError(arrival.name, "is still being written", signs)
         journal.model_copy(update={"taken": {batch.folder: signs}}).keep(root)
         _put(root, batch)
         if batch.outcome == "accepted":
