@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     root: Path = options.root.resolve()
+    if not root.is_dir():
+        print(f"error: --root {options.root} is no folder: name that of the project", file=sys.stderr)
+        return 1
     environment.prepare(root)
     resume = "finished stages are kept, and the next run resumes from the last checkpoint"
     if options.command == "compare":
@@ -75,15 +78,14 @@ def _names(text: str) -> list[str]:
 
 def _count(text: str) -> int:
     """A number of things."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not re.fullmatch(r"\d{1,6}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of them: say 1 or more")
+    return int(text)
 
 
 def _age(text: str) -> timedelta:
     """`30d` or `12h`."""
-    found = re.fullmatch(r"(\d+)([dh])", text)
+    found = re.fullmatch(r"(\d{1,5})([dh])", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no age: say 30d or 12h")
     return timedelta(**{"days" if found[2] == "d" else "hours": int(found[1])})

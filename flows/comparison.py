@@ -26,6 +26,7 @@ from distillery.errors import UserError
 from flows import pipeline
 from flows.commands.compare import folder_of
 from flows.commands.dry_run import CACHED, forecast
+from flows.services import artifacts
 from flows.standings import Live
 from tasks import failures
 from tasks.comparison import job as work
@@ -92,6 +93,7 @@ def _compare(root: Path, plan: Plan, folder: Path, workers: int) -> Leaderboard:
     work.clean(folder)
     done = Done({job.key: found for job in plan.jobs if (found := Result.read(work.file_of(folder, job)))})
     left = [job for job in plan.jobs if job.key not in done.results]
+    share = artifacts.Share(len(plan.jobs), "trainings", len(done.results))
     with _tracked(root, plan, done) if left else _untracked() as log, _pool(root, workers) as pool:
         with Live(plan, plan.params.primary, done.results) as live:
             for job, ended in _trained(root, folder, pool, left):
@@ -101,6 +103,7 @@ def _compare(root: Path, plan: Plan, folder: Path, workers: int) -> Leaderboard:
                     _note(root, done, job, ended)
                 live.show(job, ended)
                 log(job)
+                share.advance()
         _check(plan, done)
         students = [entry for entry in plan.entries if entry.method == PLAIN]
         # One after another, when no training is in the way.
@@ -109,6 +112,7 @@ def _compare(root: Path, plan: Plan, folder: Path, workers: int) -> Leaderboard:
         board = make(plan, done.results, latencies, done.failed)
         board.write(root / FILE)
         page.write(root, board)
+    artifacts.leaderboard(root, board)
     return board
 
 

@@ -106,6 +106,13 @@ def show(board: Leaderboard, console: "Console") -> None:
         console.print(f"left out: {title}: {why}", highlight=False, markup=False, soft_wrap=True)
 
 
+def rows(board: Leaderboard) -> list[dict[str, str]]:
+    """A line for each method, under the headings of the wide table."""
+    against = ("against plain", "p", "against kd", "p (kd)")
+    headings = ("method", "validation", "test", *against, "seconds", "extra")
+    return [dict(zip(headings, _cells(board, one, narrow=False), strict=True)) for one in board.standings]
+
+
 def _leaderboard(board: Leaderboard, *, narrow: bool) -> "Table":
     from rich import box
     from rich.table import Table

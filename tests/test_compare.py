@@ -313,6 +313,11 @@ def test_a_comparison_from_the_command_line(finished: Project):
     assert {one.path for one in client.list_artifacts(parent.info.run_id)} == {"leaderboard.json", "leaderboard.html"}
     run, *_ = finished.flow_runs()
     assert run["state_name"] == "Completed"
+    told = finished.prefect("artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+    assert {one["key"] for one in told} == {"progress", "leaderboard", "leaderboard-page"}
+    (progress,) = (one["data"] for one in told if one["key"] == "progress")
+    (lines,) = (json.loads(one["data"]) for one in told if one["key"] == "leaderboard")
+    assert progress == 100 and {line["method"].rstrip(" *") for line in lines} == {"plain", "kd", "dkd"}
     # The other way in to the same files sees no difference.
     assert "up to date" in finished.dvc("status")
 

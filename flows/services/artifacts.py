@@ -1,4 +1,4 @@
-"""What a flow run leaves in Prefect for whoever looks there: progress, a table of the models, a link to the report."""
+"""What a flow run leaves in Prefect: progress, a table of what was found, a link to its page."""
 
 from pathlib import Path
 from uuid import UUID
@@ -10,7 +10,9 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows import summary
+from flows import standings, summary
+from tasks.comparison import page, words
+from tasks.comparison.leaderboard import Leaderboard
 from tasks.reporting import wording
 from tasks.results import EVALUATION, Evaluation, title
 
@@ -18,15 +20,19 @@ from tasks.results import EVALUATION, Evaluation, title
 class Share:
     """How much of a run is done."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, of: str = "stages", done: int = 0) -> None:
         self._total = total
-        self._done = 0
-        self._artifact = UUID(str(create_progress_artifact(0.0, key="progress", description="stages")))
+        self._done = done
+        self._artifact = UUID(str(create_progress_artifact(self._percent, key="progress", description=of)))
 
     def advance(self) -> None:
         """One more is done."""
         self._done += 1
-        update_progress_artifact(self._artifact, 100.0 * self._done / self._total)
+        update_progress_artifact(self._artifact, self._percent)
+
+    @property
+    def _percent(self) -> float:
+        return 100.0 * self._done / self._total
 
 
 def results(root: Path) -> None:
@@ -39,5 +45,14 @@ def results(root: Path) -> None:
         line = summary.cells(label, model.test, model.onnx, wording.count(model.parameters), narrow=False)
         rows.append(dict(zip(headings, line, strict=True)))
     create_table_artifact(rows, key="metrics", description="Test split, in percent with intervals; * ships")
-    report = root / "reports" / "report.html"
-    create_link_artifact(report.as_uri(), link_text=report.name, key="report", description="The report of this run")
+    _link(root / "reports" / "report.html", "report", "The report of this run")
+
+
+def leaderboard(root: Path, board: Leaderboard) -> None:
+    """The methods of a comparison beside each other, and where its page is."""
+    create_table_artifact(standings.rows(board), key="leaderboard", description=words.headline(board))
+    _link(root / page.FILE, "leaderboard-page", "All methods, with intervals and corrected p-values")
+
+
+def _link(file: Path, key: str, description: str) -> None:
+    create_link_artifact(file.as_uri(), link_text=file.name, key=key, description=description)
