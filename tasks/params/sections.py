@@ -325,6 +325,14 @@ class Registry(Config):
     teacher: str = "teacher"
     student: str = "student"
 
+    @field_validator("teacher", "student")
+    @classmethod
+    def _fits_the_registry(cls, name: str) -> str:
+        # MLflow refuses "/" and ":" only when everything is trained; quotes would break its filters.
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError(f"{name!r} is no name for a model in the registry: use letters, digits, '.', '_' and '-'")
+        return name
+
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         if self.teacher == self.student:
