@@ -26,6 +26,7 @@ from flows.commands import history, why
 from flows.registry import champion
 from flows.registry.registration import ALIAS, register
 from tasks.params import load
+from tasks.promotion import descent
 from tasks.promotion.ledger import CHAMPION, PREVIOUS, Ledger, champion_at
 from tasks.promotion.results import PROMOTION, Promotion
 from tasks.tracking.tracker import Tracker
@@ -269,6 +270,24 @@ def test_a_model_that_has_seen_a_test_row_is_refused(root: Path, tracker: Tracke
         promote(root, tracker)
     assert tracker.client.get_model_version("student", "1").tags["promotion"].startswith("refused")
     assert alias(tracker, CHAMPION) is None
+
+
+def test_a_test_row_that_was_seen_under_another_key_is_told_by_its_content(root: Path, tracker: Tracker) -> None:
+    challenge(tracker, "good")
+    now = rows(50_000)
+    # Another key column names every row anew; one of them was among the training rows.
+    now.contents = np.arange(70_000, 70_000 + ROWS, dtype=np.uint64)
+    now.contents[7] = 10_007
+    now.write(root / "data" / "prepared" / "test")
+    with pytest.raises(UserError, match="student version 1 was trained on 1 of the 600 test rows"):
+        promote(root, tracker)
+
+
+def test_a_version_of_an_earlier_release_is_known_by_its_keys_alone(tmp_path: Path) -> None:
+    assert descent.seen(tmp_path, rows(0)) is None
+    for split, keys in (("train", [5, 6]), ("validation", [7, 99_999])):
+        np.save(tmp_path / f"{split}-keys.npy", np.array(keys, dtype=np.uint64))
+    assert descent.seen(tmp_path, rows(0)) == 3
 
 
 def test_a_class_that_the_champion_does_not_know_counts_against_it(root: Path, tracker: Tracker) -> None:

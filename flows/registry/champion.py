@@ -178,7 +178,7 @@ def _judged(
                 "challenger is judged as a first one"
             ) from error
         reference_data = descent.data_of(place / descent.FOLDER)
-        overlap = descent.seen(place / descent.FOLDER, columns.keys)
+        overlap = descent.seen(place / descent.FOLDER, columns)
         if overlap:
             notes.append(f"the champion was trained on {overlap} of the test rows, so its figures are too good")
     else:
@@ -226,7 +226,7 @@ def _judged(
 def _refuse_seen(root: Path, tracker: Tracker, version: "ModelVersion", lineage: Path, columns: "Columns") -> None:
     """Refuses a model that has seen a row of the test set, itself or through its teacher, or whose rows are unknown."""
     name, reason = f"{version.name} version {version.version}", None
-    overlap = descent.seen(lineage, columns.keys)
+    overlap = descent.seen(lineage, columns)
     if overlap is None:
         reason = f"{name} does not say on which rows it was trained: `python -m flows run` registers it anew"
     elif overlap:
@@ -237,7 +237,7 @@ def _refuse_seen(root: Path, tracker: Tracker, version: "ModelVersion", lineage:
     for teacher in _teachers(tracker, version):
         if "rows" in teacher.tags and not reason:
             with downloaded(root, tracker, teacher, descent.FOLDER) as known:
-                overlap = descent.seen(known, columns.keys)
+                overlap = descent.seen(known, columns)
             if overlap:
                 reason = (
                     f"the teacher of {name}, {teacher.name} version {teacher.version}, was trained on {overlap} of "
