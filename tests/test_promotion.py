@@ -452,6 +452,7 @@ def test_a_second_promotion_of_a_project_waits(root: Path, tracker: Tracker) -> 
 def test_a_champion_that_does_not_serve_goes_back(
     root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    crown(tracker, "equal")
     crown(tracker, "good")
     challenge(tracker, "better")
     # Between the check before the move and the one behind it somebody damages the stored file.
@@ -472,8 +473,61 @@ def test_a_champion_that_does_not_serve_goes_back(
             promote(root, tracker)
     finally:
         shutil.copy(kept / "model.onnx", stored / "model.onnx")
-    assert alias(tracker, CHAMPION) == VERSION["good"]
-    assert [move.action for move in Ledger(tracker, "student").history()] == ["promote", "promote", "rollback"]
+    # `rollback` goes where it would have gone before, not to the version that does not serve.
+    assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == (VERSION["good"], VERSION["equal"])
+    actions = [move.action for move in Ledger(tracker, "student").history()]
+    assert actions == ["promote", "promote", "promote", "rollback"]
+
+
+@pytest.mark.parametrize("first", ["equal", None])
+def test_a_restore_killed_at_any_step_keeps_the_previous_one_of_before(
+    root: Path, tracker: Tracker, tmp_path: Path, first: str | None
+) -> None:
+    for name in filter(None, (first, "good")):
+        crown(tracker, name)
+    ledger = Ledger(tracker, "student")
+    before = alias(tracker, PREVIOUS)
+    ledger.move("2", "promote", "better", before="1")
+    for count in range(1, 6):
+        # Who is killed comes back to nothing; another process settles.
+        list(islice(ledger.steps("1", "rollback", "broken", before="2", previous=before or ""), count))
+        ledger.settle()
+        moved = count >= 3
+        assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == (("1", before) if moved else ("2", "1")), count
+        if moved:
+            ledger.move("2", "promote", "better", before="1")
+
+
+def test_a_promotion_without_a_champion_keeps_the_previous_one(root: Path, tracker: Tracker) -> None:
+    crown(tracker, "equal")
+    crown(tracker, "good")
+    tracker.client.delete_model_version("student", VERSION["good"])
+    challenge(tracker, "better")
+    assert promote(root, tracker).outcome == "promoted"
+    assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == (VERSION["better"], VERSION["equal"])
+
+
+def test_a_first_champion_that_does_not_serve_leaves_no_previous_one(
+    root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenge(tracker, "good")
+
+    def check(uri: str, *_: object) -> None:
+        if uri.endswith("@champion"):
+            raise UserError("it does not answer")
+
+    monkeypatch.setattr(champion.serving, "check", check)
+    with pytest.raises(UserError, match="version none is champion again"):
+        promote(root, tracker)
+    assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == (None, None)
+
+
+def test_an_announced_move_of_an_earlier_release_is_finished_as_it_meant(root: Path, tracker: Tracker) -> None:
+    crown(tracker, "good")
+    list(islice(Ledger(tracker, "student").steps("2", "promote", "better", before="1"), 3))
+    tracker.client.delete_tag(Ledger(tracker, "student").moves()[-1].run_id, "previous")
+    Ledger(tracker, "student").settle()
+    assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == ("2", "1")
 
 
 def test_without_a_challenger_the_mend_is_told(root: Path, tracker: Tracker) -> None:

@@ -103,8 +103,9 @@ def promote(root: Path, params: Params, tracker: Tracker, say: Say, *, serve: bo
             why = f"passed {len(found.gates)} gates against {found.reference}"
             file = Path(kept.enter_context(TemporaryDirectory(dir=root / STATE))) / Path(PROMOTION).name
             found.write(file)
+            previous = ledger.alias(PREVIOUS)
             ledger.move(challenger, "promote", why, before=champion, figures=found.figures, files=[file])
-            _check_champion(tracker, ledger, folder, challenger, champion)
+            _check_champion(tracker, ledger, folder, challenger, champion, previous)
         return _written(root, found)
 
 
@@ -263,12 +264,17 @@ def _teachers(tracker: Tracker, version: "ModelVersion") -> "list[ModelVersion]"
     return found
 
 
-def _check_champion(tracker: Tracker, ledger: Ledger, folder: Path, after: str, before: str | None) -> None:
-    """Asks the new champion by its alias; where it does not answer, the old one comes back."""
+def _check_champion(
+    tracker: Tracker, ledger: Ledger, folder: Path, after: str, before: str | None, previous: str | None
+) -> None:
+    """Asks the new champion by its alias; where it does not answer, the old one comes back, and its previous one too.
+
+    Else a rollback would go to the very version that does not serve.
+    """
     try:
         serving.check(f"models:/{ledger.model}@{CHAMPION}", folder, tracker.uri)
     except UserError as error:
-        ledger.move(before, "rollback", f"it did not serve: {error}", before=after)
+        ledger.move(before, "rollback", f"it did not serve: {error}", before=after, previous=previous or "")
         raise UserError(f"{error}; version {before or 'none'} is champion again") from error
 
 
