@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from distillery.saved import save_model
 from distillery.schema import Input, Schema, Target
 from flows.commands import history, why
 from flows.registry import champion
+from flows.registry.files import downloaded
 from flows.registry.registration import ALIAS, register
 from tasks.params import load
 from tasks.promotion import descent
@@ -156,6 +158,21 @@ def promote(root: Path, tracker: Tracker) -> Promotion:
 def alias(tracker: Tracker, name: str) -> str | None:
     found = tracker.client.get_registered_model("student").aliases.get(name)
     return None if found is None else str(found)
+
+
+@contextmanager
+def tampered(tracker: Tracker, version: str, flavor: dict[str, str | None]) -> Iterator[None]:
+    """The stored MLmodel of a version with something else for `python_function`; tests share the stored files."""
+    place = Path(tracker.client.get_model_version_download_uri("student", version).removeprefix("file://"))
+    file = place / "MLmodel"
+    before = file.read_text()
+    document = yaml.safe_load(before)
+    document["flavors"]["python_function"] |= flavor
+    file.write_text(yaml.safe_dump(document))
+    try:
+        yield
+    finally:
+        file.write_text(before)
 
 
 def failed(found: Promotion) -> set[str]:
@@ -479,6 +496,59 @@ def test_a_champion_that_does_not_serve_goes_back(
     assert actions == ["promote", "promote", "promote", "rollback"]
 
 
+@pytest.mark.parametrize(
+    ("flavor", "told"),
+    [
+        ({"loader_module": "evil"}, "says loader_module evil, which would run code here"),
+        ({"code": "code"}, "says code code, which would run code here"),
+        ({"loader_module": None}, "says loader_module None"),
+    ],
+)
+def test_nothing_of_a_version_is_run(
+    root: Path, tracker: Tracker, tmp_path: Path, flavor: dict[str, str | None], told: str
+) -> None:
+    # On a shared MLflow others may write versions too.
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    crown(tracker, "good")
+    crown(tracker, "equal")
+    challenge(tracker, "better")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        for version in (VERSION["good"], VERSION["better"]):
+            with tampered(tracker, version, flavor):
+                with pytest.raises(UserError, match=told):
+                    if version == VERSION["better"]:
+                        promote(root, tracker)
+                    else:
+                        champion.rollback(root, load(root), tracker, silent, to=None, why="")
+                where = Path(tracker.client.get_model_version_download_uri("student", version).removeprefix("file://"))
+                with pytest.raises(UserError, match=told):
+                    champion.serving.check_server(root, where, tracker.uri)
+    assert not (tmp_path / "ran").exists()
+    assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == (VERSION["equal"], VERSION["good"])
+
+
+def test_a_version_that_is_tampered_with_after_the_download_is_not_run(
+    root: Path, tracker: Tracker, tmp_path: Path
+) -> None:
+    crown(tracker, "good")
+    version = tracker.client.get_model_version("student", "2")
+    with (
+        downloaded(root, tracker, version) as folder,
+        tampered(tracker, "2", {"loader_module": "evil"}),
+        pytest.raises(UserError, match="loader_module evil"),
+    ):
+        champion.serving.check(root, "models:/student/2", folder, tracker.uri)
+
+
+def test_an_mlmodel_that_is_none_is_told(tmp_path: Path) -> None:
+    for text in (None, "", "flavors: {}", "flavors: {python_function: 3}", "{", "- a"):
+        if text is not None:
+            (tmp_path / "MLmodel").write_text(text)
+        with pytest.raises(UserError, match="MLmodel of that version is damaged"):
+            champion.serving.require_harmless(tmp_path)
+
+
 @pytest.mark.parametrize("first", ["equal", None])
 def test_a_restore_killed_at_any_step_keeps_the_previous_one_of_before(
     root: Path, tracker: Tracker, tmp_path: Path, first: str | None
@@ -512,7 +582,7 @@ def test_a_first_champion_that_does_not_serve_leaves_no_previous_one(
 ) -> None:
     challenge(tracker, "good")
 
-    def check(uri: str, *_: object) -> None:
+    def check(_root: Path, uri: str, *_: object) -> None:
         if uri.endswith("@champion"):
             raise UserError("it does not answer")
 

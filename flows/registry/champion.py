@@ -96,10 +96,9 @@ def promote(root: Path, params: Params, tracker: Tracker, say: Say, *, serve: bo
         found = _judged(root, params, tracker, version, folder, champion, say, kept)
         _tag(tracker, version, found)
         if found.outcome == "promoted":
-            uri = f"models:/{name}/{challenger}"
-            serving.check(uri, folder, tracker.uri)
+            serving.check(root, f"models:/{name}/{challenger}", folder, tracker.uri)
             if serve:
-                serving.check_server(root, uri, folder, tracker.uri)
+                serving.check_server(root, folder, tracker.uri)
             why = f"passed {len(found.gates)} gates against {found.reference}"
             file = Path(kept.enter_context(TemporaryDirectory(dir=root / STATE))) / Path(PROMOTION).name
             found.write(file)
@@ -137,7 +136,7 @@ def rollback(root: Path, params: Params, tracker: Tracker, say: Say, *, to: str 
         version = tracker.client.get_model_version(name, after)
         if "rows" in version.tags:
             with downloaded(root, tracker, version) as folder:
-                serving.check(f"models:/{name}/{after}", folder, tracker.uri)
+                serving.check(root, f"models:/{name}/{after}", folder, tracker.uri)
         ledger.move(after, "rollback", why, before=before)
         return before or "none", after
 
@@ -272,7 +271,7 @@ def _check_champion(
     Else a rollback would go to the very version that does not serve.
     """
     try:
-        serving.check(f"models:/{ledger.model}@{CHAMPION}", folder, tracker.uri)
+        serving.check(tracker.root, f"models:/{ledger.model}@{CHAMPION}", folder, tracker.uri)
     except UserError as error:
         ledger.move(before, "rollback", f"it did not serve: {error}", before=after, previous=previous or "")
         raise UserError(f"{error}; version {before or 'none'} is champion again") from error
