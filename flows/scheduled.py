@@ -32,7 +32,7 @@ def promotion(serve_check: bool = False) -> None:
     """Holds the challenger of the project in the current folder against its champion.
 
     Args:
-        serve_check: also start `mlflow models serve` and ask it.
+        serve_check: also start `mlflow models serve` and ask it, whatever `gates.serve_check` says.
 
     Raises:
         UserError: see `flows.promotion.promotion`.

@@ -27,6 +27,7 @@ from flows.commands import history, why
 from flows.registry import champion
 from flows.registry.files import downloaded
 from flows.registry.registration import ALIAS, register
+from flows.services.processes import LOGS
 from tasks.params import load
 from tasks.promotion import descent
 from tasks.promotion.ledger import CHAMPION, PREVIOUS, Ledger, champion_at
@@ -598,6 +599,33 @@ def test_an_announced_move_of_an_earlier_release_is_finished_as_it_meant(root: P
     tracker.client.delete_tag(Ledger(tracker, "student").moves()[-1].run_id, "previous")
     Ledger(tracker, "student").settle()
     assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == ("2", "1")
+
+
+@pytest.mark.parametrize(("asked", "flag"), [(False, False), (False, True), (True, False), (True, True)])
+def test_a_challenger_that_mlflow_models_serve_does_not_serve_stays_one(
+    root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, asked: bool, flag: bool
+) -> None:
+    challenge(tracker, "good")
+    set_gates(root, serve_check=asked)
+
+    def refuse(*_: object) -> None:
+        raise UserError("the server does not answer")
+
+    monkeypatch.setattr(champion.serving, "check_server", refuse)
+    if asked or flag:
+        with pytest.raises(UserError, match="the server does not answer"):
+            champion.promote(root, load(root), tracker, silent, serve=flag)
+        assert alias(tracker, CHAMPION) is None
+    else:
+        assert champion.promote(root, load(root), tracker, silent, serve=flag).outcome == "promoted"
+
+
+@pytest.mark.slow
+def test_the_parameters_can_ask_for_mlflow_models_serve(root: Path, tracker: Tracker) -> None:
+    challenge(tracker, "good")
+    set_gates(root, serve_check=True)
+    assert promote(root, tracker).outcome == "promoted"
+    assert "/invocations" in (root / LOGS / "model.log").read_text()
 
 
 def test_without_a_challenger_the_mend_is_told(root: Path, tracker: Tracker) -> None:

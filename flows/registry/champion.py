@@ -69,7 +69,7 @@ def promote(root: Path, params: Params, tracker: Tracker, say: Say, *, serve: bo
         params: with `gates`.
         tracker: whose registry and history.
         say: told what a reader has to know on the way.
-        serve: also start `mlflow models serve` and ask it.
+        serve: also start `mlflow models serve` and ask it, whatever `gates.serve_check` says.
 
     Raises:
         UserError: where there is no challenger, it was trained on rows of the test set, a model cannot be measured or
@@ -97,7 +97,7 @@ def promote(root: Path, params: Params, tracker: Tracker, say: Say, *, serve: bo
         _tag(tracker, version, found)
         if found.outcome == "promoted":
             serving.check(root, f"models:/{name}/{challenger}", folder, tracker.uri)
-            if serve:
+            if serve or params.gates.serve_check:
                 serving.check_server(root, folder, tracker.uri)
             why = f"passed {len(found.gates)} gates against {found.reference}"
             file = Path(kept.enter_context(TemporaryDirectory(dir=root / STATE))) / Path(PROMOTION).name

@@ -297,6 +297,9 @@ class Gates(Config):
     min_retention: float = Field(
         0.9, ge=0.0, le=1.0, description="of a first champion: share of the teacher's primary metric"
     )
+    serve_check: bool = Field(
+        False, description="also start `mlflow models serve` and ask it; takes about 5 seconds, as --serve-check does"
+    )
 
 
 class DriftLimits(Config):
