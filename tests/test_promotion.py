@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from dvc.repo import Repo
 
 from distillery import models
 from distillery.columns import Columns
@@ -33,6 +34,7 @@ from tasks.promotion import descent
 from tasks.promotion.ledger import CHAMPION, PREVIOUS, Ledger, champion_at
 from tasks.promotion.results import PROMOTION, Promotion
 from tasks.tracking.tracker import Tracker
+from tasks.versioning.graph import Graph
 from tests.data_fixtures import project
 from tests.mlflow_server import free_port, project_with_database, server_arguments, serving, stop
 from tests.test_registry import write_evaluation
@@ -95,6 +97,27 @@ def write_model(root: Path, name: str, folder: str, file: str, schema: Schema = 
     export(network, root / file)
 
 
+def record_test_set(root: Path) -> None:
+    """Puts the test set under DVC's care, as the output of a stage, and notes soft targets beside it."""
+    stage = {"cmd": "true", "deps": ["data/raw.parquet"], "outs": ["data/prepared/test"]}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"prepare": stage}}))
+    Repo.init(str(root), no_scm=True).close()
+    graph = Graph.open(root)
+    graph.plan()
+    graph.record("prepare", graph.inputs("prepare"))
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    lock["stages"]["soft_targets@small"] = {
+        "cmd": "true",
+        "outs": [{"path": "data/soft_targets/small", "md5": "d.dir"}],
+    }
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+
+
+def recorded(root: Path) -> str:
+    """DVC's hash of the test set, from `dvc.lock`."""
+    return descent.hashes(root / "dvc.lock")["data/prepared/test"]
+
+
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a version for each student of `STUDENTS`; its tests copy it, and share the stored files."""
@@ -108,19 +131,11 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root, "teacher", "models/teachers/small", "models/onnx/teacher-small.onnx")
     write_model(root, "alone", "models/baseline", "models/onnx/baseline.onnx")
     write_evaluation(root)
-    (root / "dvc.lock").write_text(
-        yaml.safe_dump(
-            {
-                "stages": {
-                    "prepare": {"outs": [{"path": "data/prepared/test", "md5": "abc.dir"}]},
-                    "soft_targets@small": {"outs": [{"path": "data/soft_targets/small", "md5": "def.dir"}]},
-                }
-            }
-        )
-    )
     shutil.copy(project_with_database(tmp_path_factory) / "mlflow.db", root)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(root)
+        record_test_set(root)
         tracker = Tracker.connect(root, "distillation")
         for name in STUDENTS:
             write_model(root, name, "models/student", "models/student/model.onnx")
@@ -131,7 +146,9 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Path(shutil.copytree(registered, tmp_path / "project", ignore=shutil.ignore_patterns("mlartifacts")))
+    root = Path(shutil.copytree(registered, tmp_path / "project", ignore=shutil.ignore_patterns("mlartifacts")))
+    monkeypatch.chdir(root)
+    return root
 
 
 @pytest.fixture
@@ -273,9 +290,56 @@ def test_both_are_measured_anew_on_the_present_test_set(root: Path, tracker: Tra
     assert found.outcome == "kept" and found.test_set is not None
     accuracy = next(gate for gate in found.gates if gate.name == "accuracy")
     assert (accuracy.reference, accuracy.challenger) == (pytest.approx(0.90), pytest.approx(0.85))
-    assert found.test_set.dvc == "abc.dir"
+    # Nobody has recorded the corrected rows, so no hash in dvc.lock is theirs.
+    assert found.test_set.dvc is None
+    assert "data/prepared/test is not what dvc.lock records" in found.notes[0]
     assert found.test_set.sha256 != found.test_set.challenger_sha256 == found.test_set.reference_sha256
     assert any(found.test_set.sha256[:12] in note for note in found.notes)
+
+
+def test_the_hash_that_dvc_records_is_told(root: Path, tracker: Tracker) -> None:
+    challenge(tracker, "good")
+    found = promote(root, tracker)
+    assert found.test_set is not None and found.test_set.dvc == recorded(root) and recorded(root).endswith(".dir")
+    assert not any("records" in note for note in found.notes)
+
+
+def test_a_promotion_waits_for_who_works_on_the_test_set(root: Path, tracker: Tracker) -> None:
+    challenge(tracker, "good")
+    code = (
+        "import pathlib, sys; from tasks.versioning.graph import Graph; graph = Graph.open(pathlib.Path.cwd());"
+        "graph.plan()\nwith graph.hold(['prepare']): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+    )
+    assert other.stdin is not None and other.stdout is not None and other.stdout.readline() == "held\n"
+    told: list[str] = []
+
+    def say(line: str) -> None:
+        told.append(line)
+        if line.startswith("waiting"):
+            # What is written until it is let go is what counts.
+            rows(10_599).write(root / "data" / "prepared" / "test")
+            other.communicate()
+
+    with pytest.raises(UserError, match="was trained on 1 of the 600 test rows"):
+        champion.promote(root, load(root), tracker, say)
+    assert told[0].startswith(f"waiting for the pipeline, held by PID {other.pid}")
+
+
+def test_a_promotion_within_a_process_that_holds_the_pipeline_does_not_wait_for_itself(
+    root: Path, tracker: Tracker
+) -> None:
+    challenge(tracker, "good")
+    graph = Graph.open(root)
+    with graph.hold([step.name for step in graph.plan()]):
+        assert promote(root, tracker).outcome == "promoted"
 
 
 def test_a_model_that_has_seen_a_test_row_is_refused(root: Path, tracker: Tracker) -> None:
@@ -645,8 +709,9 @@ def test_why_tells_the_whole_descent(root: Path, tracker: Tracker, capsys: pytes
     found = json.loads(capsys.readouterr().out)
     assert (found["model"], found["version"], found["aliases"]) == ("student", "2", [ALIAS, CHAMPION])
     assert found["data"]["splits"]["train"] == {"rows": 600, "labelled": 600}
-    assert found["data"]["dvc"] == {"data/prepared/test": "abc.dir"}
-    assert found["soft_targets"] == {"data/soft_targets/small": "def.dir"}
+    assert found["data"]["dvc"].pop("data/prepared/test") == recorded(root)
+    assert found["data"]["dvc"].keys() == {"data/raw.parquet"}
+    assert found["soft_targets"] == {"data/soft_targets/small": "d.dir"}
     assert found["teachers"] == ["teacher/1"] and found["parameters"]["seed"] == 1
     assert found["gates"]["accuracy"].startswith("passed")
     assert [move["after"] for move in found["history"]] == ["2"]

@@ -19,6 +19,7 @@ from tasks.promotion.ledger import CHAMPION, PREVIOUS, Ledger
 from tasks.promotion.results import PROMOTION, Gate, Promotion, TestSet
 from tasks.tracking.service import AwayError, first_line, health_problem, is_http, texts
 from tasks.tracking.tracker import Tracker
+from tasks.versioning.graph import Graph
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -27,11 +28,22 @@ if TYPE_CHECKING:
     from tasks.promotion.scoring import Subject
 
 Say = Callable[[str], None]
+PREPARE = "prepare"  # makes the test set
 
 
 def locked(root: Path, say: Say) -> AbstractContextManager[None]:
     """The project's lock of promotions and rollbacks, waited for; a process may take it again."""
     return alone(root, "promotion", "waiting for another promotion or rollback of this project", say)
+
+
+@contextmanager
+def held(root: Path, say: Say) -> Iterator[Graph]:
+    """The files that `prepare` makes, for this process alone; who works on them is waited for."""
+    with quick_imports():
+        graph = Graph.open(root)
+        graph.plan([PREPARE])
+    with graph.hold([PREPARE], wait=say):
+        yield graph
 
 
 @contextmanager
@@ -157,9 +169,18 @@ def _judged(
         from tasks.promotion import scoring
         from tasks.promotion.gates import Judge
 
-    columns = Columns.open(root / descent.TEST)
+    with held(root, say) as graph:
+        # Nothing is held while models are measured: stages put new files in place of old ones, so what is mapped stays.
+        columns = Columns.open(root / descent.TEST)
+        is_recorded = descent.TEST not in (graph.why(PREPARE).outputs or {})
+        recorded = descent.hashes(root / descent.LOCK).get(descent.TEST) if is_recorded else None
     _refuse_seen(root, tracker, version, folder / descent.FOLDER, columns)
     notes: list[str] = []
+    if recorded is None:
+        notes.append(
+            f"{descent.TEST} is not what {descent.LOCK} records, so its DVC hash is not told; `python -m flows run` "
+            "makes and records it"
+        )
 
     def measured(files: Files) -> "Subject":
         return scoring.Subject.measure(files.title, files.onnx, scoring.schema_of(files.description), columns)
@@ -198,7 +219,7 @@ def _judged(
     data = descent.data_of(folder / descent.FOLDER)
     test_set = TestSet(
         sha256=present,
-        dvc=descent.hashes(root / descent.LOCK).get(descent.TEST),
+        dvc=recorded,
         rows=len(columns),
         challenger_sha256=None if data is None else data.test_sha256,
         reference_sha256=None if reference_data is None else reference_data.test_sha256,
