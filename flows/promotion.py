@@ -19,7 +19,7 @@ def promotion(serve_check: bool = False) -> Promotion:
     """Holds the challenger of the project in the current folder against its champion.
 
     Args:
-        serve_check: also start `mlflow models serve` and ask it.
+        serve_check: also start `mlflow models serve` and ask it, whatever `gates.serve_check` says.
 
     Raises:
         UserError: see `flows.registry.champion.promote`.
@@ -38,5 +38,8 @@ def run(root: Path, *, serve_check: bool) -> Promotion:
     Raises:
         UserError: see `promotion`; also where the Prefect server went away.
     """
+    # Before the lock is taken: nobody who rolls back is to wait for a run of hours.
+    with champion.held(root, say):
+        pass
     with champion.locked(root, say), supervised(f"promotion:{root}"):
         return promotion(serve_check)

@@ -32,10 +32,13 @@ def promotion(serve_check: bool = False) -> None:
     """Holds the challenger of the project in the current folder against its champion.
 
     Args:
-        serve_check: also start `mlflow models serve` and ask it.
+        serve_check: also start `mlflow models serve` and ask it, whatever `gates.serve_check` says.
 
     Raises:
         UserError: see `flows.promotion.promotion`.
     """
+    # Before the lock is taken: nobody who rolls back is to wait for a run of hours.
+    with champion.held(Path.cwd(), say):
+        pass
     with champion.locked(Path.cwd(), say):
         decision.promotion.fn(serve_check)

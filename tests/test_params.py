@@ -71,6 +71,10 @@ def test_scenarios_are_valid():
         ("teachers.resnet.model", {"name": "a.b:c", "weights": "w.safetensors"}, "custom/"),
         ("student", {}, "student.model: is missing"),
         ("registry", {"teacher": "m", "student": "m"}, "registry: .*different names"),
+        ("registry.student", "team/student", "registry.student: .*'team/student' is no name .*: use letters, digits"),
+        ("registry.student", "models:student", "registry.student: .*use letters"),
+        ("registry.teacher", "o'brien", "registry.teacher: .*use letters"),
+        ("registry.teacher", "", "registry.teacher: .*use letters"),
     ],
 )
 def test_a_mistake_is_told_by_the_path_of_its_key(path, value, message):

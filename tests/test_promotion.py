@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from dvc.repo import Repo
 
 from distillery import models
 from distillery.columns import Columns
@@ -24,11 +26,15 @@ from distillery.saved import save_model
 from distillery.schema import Input, Schema, Target
 from flows.commands import history, why
 from flows.registry import champion
+from flows.registry.files import downloaded
 from flows.registry.registration import ALIAS, register
+from flows.services.processes import LOGS
 from tasks.params import load
+from tasks.promotion import descent
 from tasks.promotion.ledger import CHAMPION, PREVIOUS, Ledger, champion_at
 from tasks.promotion.results import PROMOTION, Promotion
 from tasks.tracking.tracker import Tracker
+from tasks.versioning.graph import Graph
 from tests.data_fixtures import project
 from tests.mlflow_server import free_port, project_with_database, server_arguments, serving, stop
 from tests.test_registry import write_evaluation
@@ -91,6 +97,27 @@ def write_model(root: Path, name: str, folder: str, file: str, schema: Schema = 
     export(network, root / file)
 
 
+def record_test_set(root: Path) -> None:
+    """Puts the test set under DVC's care, as the output of a stage, and notes soft targets beside it."""
+    stage = {"cmd": "true", "deps": ["data/raw.parquet"], "outs": ["data/prepared/test"]}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"prepare": stage}}))
+    Repo.init(str(root), no_scm=True).close()
+    graph = Graph.open(root)
+    graph.plan()
+    graph.record("prepare", graph.inputs("prepare"))
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    lock["stages"]["soft_targets@small"] = {
+        "cmd": "true",
+        "outs": [{"path": "data/soft_targets/small", "md5": "d.dir"}],
+    }
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+
+
+def recorded(root: Path) -> str:
+    """DVC's hash of the test set, from `dvc.lock`."""
+    return descent.hashes(root / "dvc.lock")["data/prepared/test"]
+
+
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a version for each student of `STUDENTS`; its tests copy it, and share the stored files."""
@@ -104,19 +131,11 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root, "teacher", "models/teachers/small", "models/onnx/teacher-small.onnx")
     write_model(root, "alone", "models/baseline", "models/onnx/baseline.onnx")
     write_evaluation(root)
-    (root / "dvc.lock").write_text(
-        yaml.safe_dump(
-            {
-                "stages": {
-                    "prepare": {"outs": [{"path": "data/prepared/test", "md5": "abc.dir"}]},
-                    "soft_targets@small": {"outs": [{"path": "data/soft_targets/small", "md5": "def.dir"}]},
-                }
-            }
-        )
-    )
     shutil.copy(project_with_database(tmp_path_factory) / "mlflow.db", root)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(root)
+        record_test_set(root)
         tracker = Tracker.connect(root, "distillation")
         for name in STUDENTS:
             write_model(root, name, "models/student", "models/student/model.onnx")
@@ -127,7 +146,9 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(registered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Path(shutil.copytree(registered, tmp_path / "project", ignore=shutil.ignore_patterns("mlartifacts")))
+    root = Path(shutil.copytree(registered, tmp_path / "project", ignore=shutil.ignore_patterns("mlartifacts")))
+    monkeypatch.chdir(root)
+    return root
 
 
 @pytest.fixture
@@ -155,6 +176,21 @@ def promote(root: Path, tracker: Tracker) -> Promotion:
 def alias(tracker: Tracker, name: str) -> str | None:
     found = tracker.client.get_registered_model("student").aliases.get(name)
     return None if found is None else str(found)
+
+
+@contextmanager
+def tampered(tracker: Tracker, version: str, flavor: dict[str, str | None]) -> Iterator[None]:
+    """The stored MLmodel of a version with something else for `python_function`; tests share the stored files."""
+    place = Path(tracker.client.get_model_version_download_uri("student", version).removeprefix("file://"))
+    file = place / "MLmodel"
+    before = file.read_text()
+    document = yaml.safe_load(before)
+    document["flavors"]["python_function"] |= flavor
+    file.write_text(yaml.safe_dump(document))
+    try:
+        yield
+    finally:
+        file.write_text(before)
 
 
 def failed(found: Promotion) -> set[str]:
@@ -254,9 +290,56 @@ def test_both_are_measured_anew_on_the_present_test_set(root: Path, tracker: Tra
     assert found.outcome == "kept" and found.test_set is not None
     accuracy = next(gate for gate in found.gates if gate.name == "accuracy")
     assert (accuracy.reference, accuracy.challenger) == (pytest.approx(0.90), pytest.approx(0.85))
-    assert found.test_set.dvc == "abc.dir"
+    # Nobody has recorded the corrected rows, so no hash in dvc.lock is theirs.
+    assert found.test_set.dvc is None
+    assert "data/prepared/test is not what dvc.lock records" in found.notes[0]
     assert found.test_set.sha256 != found.test_set.challenger_sha256 == found.test_set.reference_sha256
     assert any(found.test_set.sha256[:12] in note for note in found.notes)
+
+
+def test_the_hash_that_dvc_records_is_told(root: Path, tracker: Tracker) -> None:
+    challenge(tracker, "good")
+    found = promote(root, tracker)
+    assert found.test_set is not None and found.test_set.dvc == recorded(root) and recorded(root).endswith(".dir")
+    assert not any("records" in note for note in found.notes)
+
+
+def test_a_promotion_waits_for_who_works_on_the_test_set(root: Path, tracker: Tracker) -> None:
+    challenge(tracker, "good")
+    code = (
+        "import pathlib, sys; from tasks.versioning.graph import Graph; graph = Graph.open(pathlib.Path.cwd());"
+        "graph.plan()\nwith graph.hold(['prepare']): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=root,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE)},
+    )
+    assert other.stdin is not None and other.stdout is not None and other.stdout.readline() == "held\n"
+    told: list[str] = []
+
+    def say(line: str) -> None:
+        told.append(line)
+        if line.startswith("waiting"):
+            # What is written until it is let go is what counts.
+            rows(10_599).write(root / "data" / "prepared" / "test")
+            other.communicate()
+
+    with pytest.raises(UserError, match="was trained on 1 of the 600 test rows"):
+        champion.promote(root, load(root), tracker, say)
+    assert told[0].startswith(f"waiting for the pipeline, held by PID {other.pid}")
+
+
+def test_a_promotion_within_a_process_that_holds_the_pipeline_does_not_wait_for_itself(
+    root: Path, tracker: Tracker
+) -> None:
+    challenge(tracker, "good")
+    graph = Graph.open(root)
+    with graph.hold([step.name for step in graph.plan()]):
+        assert promote(root, tracker).outcome == "promoted"
 
 
 def test_a_model_that_has_seen_a_test_row_is_refused(root: Path, tracker: Tracker) -> None:
@@ -269,6 +352,24 @@ def test_a_model_that_has_seen_a_test_row_is_refused(root: Path, tracker: Tracke
         promote(root, tracker)
     assert tracker.client.get_model_version("student", "1").tags["promotion"].startswith("refused")
     assert alias(tracker, CHAMPION) is None
+
+
+def test_a_test_row_that_was_seen_under_another_key_is_told_by_its_content(root: Path, tracker: Tracker) -> None:
+    challenge(tracker, "good")
+    now = rows(50_000)
+    # Another key column names every row anew; one of them was among the training rows.
+    now.contents = np.arange(70_000, 70_000 + ROWS, dtype=np.uint64)
+    now.contents[7] = 10_007
+    now.write(root / "data" / "prepared" / "test")
+    with pytest.raises(UserError, match="student version 1 was trained on 1 of the 600 test rows"):
+        promote(root, tracker)
+
+
+def test_a_version_of_an_earlier_release_is_known_by_its_keys_alone(tmp_path: Path) -> None:
+    assert descent.seen(tmp_path, rows(0)) is None
+    for split, keys in (("train", [5, 6]), ("validation", [7, 99_999])):
+        np.save(tmp_path / f"{split}-keys.npy", np.array(keys, dtype=np.uint64))
+    assert descent.seen(tmp_path, rows(0)) == 3
 
 
 def test_a_class_that_the_champion_does_not_know_counts_against_it(root: Path, tracker: Tracker) -> None:
@@ -433,6 +534,7 @@ def test_a_second_promotion_of_a_project_waits(root: Path, tracker: Tracker) -> 
 def test_a_champion_that_does_not_serve_goes_back(
     root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    crown(tracker, "equal")
     crown(tracker, "good")
     challenge(tracker, "better")
     # Between the check before the move and the one behind it somebody damages the stored file.
@@ -453,8 +555,141 @@ def test_a_champion_that_does_not_serve_goes_back(
             promote(root, tracker)
     finally:
         shutil.copy(kept / "model.onnx", stored / "model.onnx")
-    assert alias(tracker, CHAMPION) == VERSION["good"]
-    assert [move.action for move in Ledger(tracker, "student").history()] == ["promote", "promote", "rollback"]
+    # `rollback` goes where it would have gone before, not to the version that does not serve.
+    assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == (VERSION["good"], VERSION["equal"])
+    actions = [move.action for move in Ledger(tracker, "student").history()]
+    assert actions == ["promote", "promote", "promote", "rollback"]
+
+
+@pytest.mark.parametrize(
+    ("flavor", "told"),
+    [
+        ({"loader_module": "evil"}, "says loader_module evil, which would run code here"),
+        ({"code": "code"}, "says code code, which would run code here"),
+        ({"loader_module": None}, "says loader_module None"),
+    ],
+)
+def test_nothing_of_a_version_is_run(
+    root: Path, tracker: Tracker, tmp_path: Path, flavor: dict[str, str | None], told: str
+) -> None:
+    # On a shared MLflow others may write versions too.
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    crown(tracker, "good")
+    crown(tracker, "equal")
+    challenge(tracker, "better")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        for version in (VERSION["good"], VERSION["better"]):
+            with tampered(tracker, version, flavor):
+                with pytest.raises(UserError, match=told):
+                    if version == VERSION["better"]:
+                        promote(root, tracker)
+                    else:
+                        champion.rollback(root, load(root), tracker, silent, to=None, why="")
+                where = Path(tracker.client.get_model_version_download_uri("student", version).removeprefix("file://"))
+                with pytest.raises(UserError, match=told):
+                    champion.serving.check_server(root, where, tracker.uri)
+    assert not (tmp_path / "ran").exists()
+    assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == (VERSION["equal"], VERSION["good"])
+
+
+def test_a_version_that_is_tampered_with_after_the_download_is_not_run(
+    root: Path, tracker: Tracker, tmp_path: Path
+) -> None:
+    crown(tracker, "good")
+    version = tracker.client.get_model_version("student", "2")
+    with (
+        downloaded(root, tracker, version) as folder,
+        tampered(tracker, "2", {"loader_module": "evil"}),
+        pytest.raises(UserError, match="loader_module evil"),
+    ):
+        champion.serving.check(root, "models:/student/2", folder, tracker.uri)
+
+
+def test_an_mlmodel_that_is_none_is_told(tmp_path: Path) -> None:
+    for text in (None, "", "flavors: {}", "flavors: {python_function: 3}", "{", "- a"):
+        if text is not None:
+            (tmp_path / "MLmodel").write_text(text)
+        with pytest.raises(UserError, match="MLmodel of that version is damaged"):
+            champion.serving.require_harmless(tmp_path)
+
+
+@pytest.mark.parametrize("first", ["equal", None])
+def test_a_restore_killed_at_any_step_keeps_the_previous_one_of_before(
+    root: Path, tracker: Tracker, tmp_path: Path, first: str | None
+) -> None:
+    for name in filter(None, (first, "good")):
+        crown(tracker, name)
+    ledger = Ledger(tracker, "student")
+    before = alias(tracker, PREVIOUS)
+    ledger.move("2", "promote", "better", before="1")
+    for count in range(1, 6):
+        # Who is killed comes back to nothing; another process settles.
+        list(islice(ledger.steps("1", "rollback", "broken", before="2", previous=before or ""), count))
+        ledger.settle()
+        moved = count >= 3
+        assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == (("1", before) if moved else ("2", "1")), count
+        if moved:
+            ledger.move("2", "promote", "better", before="1")
+
+
+def test_a_promotion_without_a_champion_keeps_the_previous_one(root: Path, tracker: Tracker) -> None:
+    crown(tracker, "equal")
+    crown(tracker, "good")
+    tracker.client.delete_model_version("student", VERSION["good"])
+    challenge(tracker, "better")
+    assert promote(root, tracker).outcome == "promoted"
+    assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == (VERSION["better"], VERSION["equal"])
+
+
+def test_a_first_champion_that_does_not_serve_leaves_no_previous_one(
+    root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    challenge(tracker, "good")
+
+    def check(_root: Path, uri: str, *_: object) -> None:
+        if uri.endswith("@champion"):
+            raise UserError("it does not answer")
+
+    monkeypatch.setattr(champion.serving, "check", check)
+    with pytest.raises(UserError, match="version none is champion again"):
+        promote(root, tracker)
+    assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == (None, None)
+
+
+def test_an_announced_move_of_an_earlier_release_is_finished_as_it_meant(root: Path, tracker: Tracker) -> None:
+    crown(tracker, "good")
+    list(islice(Ledger(tracker, "student").steps("2", "promote", "better", before="1"), 3))
+    tracker.client.delete_tag(Ledger(tracker, "student").moves()[-1].run_id, "previous")
+    Ledger(tracker, "student").settle()
+    assert (alias(tracker, CHAMPION), alias(tracker, PREVIOUS)) == ("2", "1")
+
+
+@pytest.mark.parametrize(("asked", "flag"), [(False, False), (False, True), (True, False), (True, True)])
+def test_a_challenger_that_mlflow_models_serve_does_not_serve_stays_one(
+    root: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, asked: bool, flag: bool
+) -> None:
+    challenge(tracker, "good")
+    set_gates(root, serve_check=asked)
+
+    def refuse(*_: object) -> None:
+        raise UserError("the server does not answer")
+
+    monkeypatch.setattr(champion.serving, "check_server", refuse)
+    if asked or flag:
+        with pytest.raises(UserError, match="the server does not answer"):
+            champion.promote(root, load(root), tracker, silent, serve=flag)
+        assert alias(tracker, CHAMPION) is None
+    else:
+        assert champion.promote(root, load(root), tracker, silent, serve=flag).outcome == "promoted"
+
+
+@pytest.mark.slow
+def test_the_parameters_can_ask_for_mlflow_models_serve(root: Path, tracker: Tracker) -> None:
+    challenge(tracker, "good")
+    set_gates(root, serve_check=True)
+    assert promote(root, tracker).outcome == "promoted"
+    assert "/invocations" in (root / LOGS / "model.log").read_text()
 
 
 def test_without_a_challenger_the_mend_is_told(root: Path, tracker: Tracker) -> None:
@@ -474,8 +709,9 @@ def test_why_tells_the_whole_descent(root: Path, tracker: Tracker, capsys: pytes
     found = json.loads(capsys.readouterr().out)
     assert (found["model"], found["version"], found["aliases"]) == ("student", "2", [ALIAS, CHAMPION])
     assert found["data"]["splits"]["train"] == {"rows": 600, "labelled": 600}
-    assert found["data"]["dvc"] == {"data/prepared/test": "abc.dir"}
-    assert found["soft_targets"] == {"data/soft_targets/small": "def.dir"}
+    assert found["data"]["dvc"].pop("data/prepared/test") == recorded(root)
+    assert found["data"]["dvc"].keys() == {"data/raw.parquet"}
+    assert found["soft_targets"] == {"data/soft_targets/small": "d.dir"}
     assert found["teachers"] == ["teacher/1"] and found["parameters"]["seed"] == 1
     assert found["gates"]["accuracy"].startswith("passed")
     assert [move["after"] for move in found["history"]] == ["2"]

@@ -246,6 +246,7 @@ def test_a_version_keeps_what_it_descends_from(registered: Tracker, tmp_path: Pa
         assert (folder / name).read_bytes() == (registered.root / name).read_bytes()
     np.testing.assert_array_equal(np.load(folder / "train-keys.npy"), np.arange(10, 15))
     np.testing.assert_array_equal(np.load(folder / "validation-keys.npy"), np.arange(5, 10))
+    np.testing.assert_array_equal(np.load(folder / "train-contents.npy"), np.arange(10, 15))
     np.testing.assert_allclose(
         np.load(folder / "example_output.npy"), answer_of_onnx_runtime(registered.root)[:1], rtol=1e-6
     )

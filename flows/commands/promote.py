@@ -16,7 +16,7 @@ def promote(root: Path, *, require: bool, serve_check: bool) -> int:
     Args:
         root: the project's folder.
         require: return 2 where the challenger is not champion afterwards.
-        serve_check: also start `mlflow models serve` and ask it.
+        serve_check: also start `mlflow models serve` and ask it, whatever `gates.serve_check` says.
 
     Raises:
         UserError: see `flows.registry.champion.promote`; also where params or servers are not in order.

@@ -19,6 +19,7 @@ from tasks.promotion.ledger import CHAMPION, PREVIOUS, Ledger
 from tasks.promotion.results import PROMOTION, Gate, Promotion, TestSet
 from tasks.tracking.service import AwayError, first_line, health_problem, is_http, texts
 from tasks.tracking.tracker import Tracker
+from tasks.versioning.graph import Graph
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -27,11 +28,22 @@ if TYPE_CHECKING:
     from tasks.promotion.scoring import Subject
 
 Say = Callable[[str], None]
+PREPARE = "prepare"  # makes the test set
 
 
 def locked(root: Path, say: Say) -> AbstractContextManager[None]:
     """The project's lock of promotions and rollbacks, waited for; a process may take it again."""
     return alone(root, "promotion", "waiting for another promotion or rollback of this project", say)
+
+
+@contextmanager
+def held(root: Path, say: Say) -> Iterator[Graph]:
+    """The files that `prepare` makes, for this process alone; who works on them is waited for."""
+    with quick_imports():
+        graph = Graph.open(root)
+        graph.plan([PREPARE])
+    with graph.hold([PREPARE], wait=say):
+        yield graph
 
 
 @contextmanager
@@ -69,7 +81,7 @@ def promote(root: Path, params: Params, tracker: Tracker, say: Say, *, serve: bo
         params: with `gates`.
         tracker: whose registry and history.
         say: told what a reader has to know on the way.
-        serve: also start `mlflow models serve` and ask it.
+        serve: also start `mlflow models serve` and ask it, whatever `gates.serve_check` says.
 
     Raises:
         UserError: where there is no challenger, it was trained on rows of the test set, a model cannot be measured or
@@ -96,15 +108,15 @@ def promote(root: Path, params: Params, tracker: Tracker, say: Say, *, serve: bo
         found = _judged(root, params, tracker, version, folder, champion, say, kept)
         _tag(tracker, version, found)
         if found.outcome == "promoted":
-            uri = f"models:/{name}/{challenger}"
-            serving.check(uri, folder, tracker.uri)
-            if serve:
-                serving.check_server(root, uri, folder, tracker.uri)
+            serving.check(root, f"models:/{name}/{challenger}", folder, tracker.uri)
+            if serve or params.gates.serve_check:
+                serving.check_server(root, folder, tracker.uri)
             why = f"passed {len(found.gates)} gates against {found.reference}"
             file = Path(kept.enter_context(TemporaryDirectory(dir=root / STATE))) / Path(PROMOTION).name
             found.write(file)
+            previous = ledger.alias(PREVIOUS)
             ledger.move(challenger, "promote", why, before=champion, figures=found.figures, files=[file])
-            _check_champion(tracker, ledger, folder, challenger, champion)
+            _check_champion(tracker, ledger, folder, challenger, champion, previous)
         return _written(root, found)
 
 
@@ -136,7 +148,7 @@ def rollback(root: Path, params: Params, tracker: Tracker, say: Say, *, to: str 
         version = tracker.client.get_model_version(name, after)
         if "rows" in version.tags:
             with downloaded(root, tracker, version) as folder:
-                serving.check(f"models:/{name}/{after}", folder, tracker.uri)
+                serving.check(root, f"models:/{name}/{after}", folder, tracker.uri)
         ledger.move(after, "rollback", why, before=before)
         return before or "none", after
 
@@ -157,9 +169,18 @@ def _judged(
         from tasks.promotion import scoring
         from tasks.promotion.gates import Judge
 
-    columns = Columns.open(root / descent.TEST)
+    with held(root, say) as graph:
+        # Nothing is held while models are measured: stages put new files in place of old ones, so what is mapped stays.
+        columns = Columns.open(root / descent.TEST)
+        is_recorded = descent.TEST not in (graph.why(PREPARE).outputs or {})
+        recorded = descent.hashes(root / descent.LOCK).get(descent.TEST) if is_recorded else None
     _refuse_seen(root, tracker, version, folder / descent.FOLDER, columns)
     notes: list[str] = []
+    if recorded is None:
+        notes.append(
+            f"{descent.TEST} is not what {descent.LOCK} records, so its DVC hash is not told; `python -m flows run` "
+            "makes and records it"
+        )
 
     def measured(files: Files) -> "Subject":
         return scoring.Subject.measure(files.title, files.onnx, scoring.schema_of(files.description), columns)
@@ -178,7 +199,7 @@ def _judged(
                 "challenger is judged as a first one"
             ) from error
         reference_data = descent.data_of(place / descent.FOLDER)
-        overlap = descent.seen(place / descent.FOLDER, columns.keys)
+        overlap = descent.seen(place / descent.FOLDER, columns)
         if overlap:
             notes.append(f"the champion was trained on {overlap} of the test rows, so its figures are too good")
     else:
@@ -198,7 +219,7 @@ def _judged(
     data = descent.data_of(folder / descent.FOLDER)
     test_set = TestSet(
         sha256=present,
-        dvc=descent.hashes(root / descent.LOCK).get(descent.TEST),
+        dvc=recorded,
         rows=len(columns),
         challenger_sha256=None if data is None else data.test_sha256,
         reference_sha256=None if reference_data is None else reference_data.test_sha256,
@@ -226,7 +247,7 @@ def _judged(
 def _refuse_seen(root: Path, tracker: Tracker, version: "ModelVersion", lineage: Path, columns: "Columns") -> None:
     """Refuses a model that has seen a row of the test set, itself or through its teacher, or whose rows are unknown."""
     name, reason = f"{version.name} version {version.version}", None
-    overlap = descent.seen(lineage, columns.keys)
+    overlap = descent.seen(lineage, columns)
     if overlap is None:
         reason = f"{name} does not say on which rows it was trained: `python -m flows run` registers it anew"
     elif overlap:
@@ -237,7 +258,7 @@ def _refuse_seen(root: Path, tracker: Tracker, version: "ModelVersion", lineage:
     for teacher in _teachers(tracker, version):
         if "rows" in teacher.tags and not reason:
             with downloaded(root, tracker, teacher, descent.FOLDER) as known:
-                overlap = descent.seen(known, columns.keys)
+                overlap = descent.seen(known, columns)
             if overlap:
                 reason = (
                     f"the teacher of {name}, {teacher.name} version {teacher.version}, was trained on {overlap} of "
@@ -263,12 +284,17 @@ def _teachers(tracker: Tracker, version: "ModelVersion") -> "list[ModelVersion]"
     return found
 
 
-def _check_champion(tracker: Tracker, ledger: Ledger, folder: Path, after: str, before: str | None) -> None:
-    """Asks the new champion by its alias; where it does not answer, the old one comes back."""
+def _check_champion(
+    tracker: Tracker, ledger: Ledger, folder: Path, after: str, before: str | None, previous: str | None
+) -> None:
+    """Asks the new champion by its alias; where it does not answer, the old one comes back, and its previous one too.
+
+    Else a rollback would go to the very version that does not serve.
+    """
     try:
-        serving.check(f"models:/{ledger.model}@{CHAMPION}", folder, tracker.uri)
+        serving.check(tracker.root, f"models:/{ledger.model}@{CHAMPION}", folder, tracker.uri)
     except UserError as error:
-        ledger.move(before, "rollback", f"it did not serve: {error}", before=after)
+        ledger.move(before, "rollback", f"it did not serve: {error}", before=after, previous=previous or "")
         raise UserError(f"{error}; version {before or 'none'} is champion again") from error
 
 

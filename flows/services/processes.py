@@ -59,16 +59,16 @@ class Service:
         return cls._start(root, "MLflow", port, "/health", arguments, {})
 
     @classmethod
-    def model(cls, root: Path, port: int, uri: str, service: str) -> Self:
-        """Starts MLflow's scoring server of a registered model.
+    def model(cls, root: Path, port: int, folder: Path, service: str) -> Self:
+        """Starts MLflow's scoring server of a downloaded model, which runs what its `MLmodel` names.
 
         Args:
             root: the project's folder.
             port: to listen on.
-            uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+            folder: of the model.
             service: the address of the registry.
         """
-        arguments = ["mlflow", "models", "serve", "--model-uri", uri, "--env-manager", "local"]
+        arguments = ["mlflow", "models", "serve", "--model-uri", str(folder), "--env-manager", "local"]
         arguments += ["--host", HOST, "--port", str(port), "--workers", "1"]
         # MLflow looks for uvicorn there, as an activated environment has it.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -297,6 +297,9 @@ class Gates(Config):
     min_retention: float = Field(
         0.9, ge=0.0, le=1.0, description="of a first champion: share of the teacher's primary metric"
     )
+    serve_check: bool = Field(
+        False, description="also start `mlflow models serve` and ask it; takes about 5 seconds, as --serve-check does"
+    )
 
 
 class DriftLimits(Config):
@@ -324,6 +327,14 @@ class Registry(Config):
     experiment: str = "distillation"
     teacher: str = "teacher"
     student: str = "student"
+
+    @field_validator("teacher", "student")
+    @classmethod
+    def _fits_the_registry(cls, name: str) -> str:
+        # MLflow refuses "/" and ":" only when everything is trained; quotes would break its filters.
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError(f"{name!r} is no name for a model in the registry: use letters, digits, '.', '_' and '-'")
+        return name
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -1,8 +1,10 @@
 """What a registered version keeps of where it comes from: a folder `lineage` beside the model's own files.
 
 `dvc.lock` and `params.yaml` as they were, `partitions.yaml` (the `.dvc` files of what had arrived), `data.json`,
-`train-keys.npy` and `validation-keys.npy` (uint64, sorted: the rows it was trained and chosen on), `example_output.npy`
-(1, O), what it answers to the input example, and of a student `alone.onnx`, the same network trained without a teacher.
+`train-keys.npy` and `validation-keys.npy` (uint64, sorted: the rows it was trained and chosen on), `train-contents.npy`
+and `validation-contents.npy` (likewise, hashes of their inputs; versions of earlier releases have none),
+`example_output.npy` (1, O), what it answers to the input example, and of a student `alone.onnx`, the same network
+trained without a teacher.
 """
 
 import hashlib
@@ -19,6 +21,8 @@ from tasks.params import FILE
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from distillery.columns import Columns
 
 FOLDER = "lineage"
 LOCK = "dvc.lock"
@@ -60,7 +64,7 @@ def identity(root: Path, seen: Path) -> str:
     """
     total = hashlib.sha256()
     for split in SEEN:
-        total.update(_keys(root / seen, split).tobytes())
+        total.update(_sorted(root / seen, split, "keys").tobytes())
     return total.hexdigest()
 
 
@@ -89,7 +93,8 @@ def write(root: Path, seen: Path, folder: Path, alone: Path | None) -> None:
     arrived = {file.name: file.read_text(encoding="utf-8") for file in (root / partitions.FOLDER).glob("*.dvc")}
     (folder / PARTITIONS).write_text(yaml.safe_dump(arrived), encoding="utf-8")
     for split in SEEN:
-        np.save(folder / f"{split}-keys.npy", _keys(root / seen, split))
+        for kind in ("keys", "contents"):
+            np.save(folder / f"{split}-{kind}.npy", _sorted(root / seen, split, kind))
     opened = {split: Columns.open(root / seen / split) for split in SEEN} | {"test": Columns.open(root / TEST)}
     data = Data(
         splits={name: Rows(rows=len(each), labelled=len(each.labelled)) for name, each in opened.items()},
@@ -106,15 +111,24 @@ def data_of(folder: Path) -> Data | None:
     return Data.model_validate_json(file.read_bytes()) if file.exists() else None
 
 
-def seen(folder: Path, keys: "npt.NDArray[np.uint64]") -> int | None:
-    """How many of some rows a model was trained or chosen on; None where nobody knows."""
+def seen(folder: Path, rows: "Columns") -> int | None:
+    """How many of some rows a model was trained or chosen on, by key or by content; None where nobody knows.
+
+    Keys alone would not do: another key column names every row anew.
+    """
     import numpy as np
 
-    files = [folder / f"{split}-keys.npy" for split in SEEN]
-    if not all(file.exists() for file in files):
+    known: dict[str, npt.NDArray[np.uint64]] = {}
+    for kind in ("keys", "contents"):
+        files = [folder / f"{split}-{kind}.npy" for split in SEEN]
+        if all(file.exists() for file in files):
+            known[kind] = np.concatenate([np.load(file) for file in files])
+    if "keys" not in known:
         return None
-    known = np.concatenate([np.load(file) for file in files])
-    return int(np.isin(keys, known).sum())
+    found = np.isin(rows.keys, known["keys"])
+    if "contents" in known:
+        found |= np.isin(rows.contents, known["contents"])
+    return int(found.sum())
 
 
 def hashes(lock: Path) -> dict[str, str]:
@@ -133,7 +147,7 @@ def hashes(lock: Path) -> dict[str, str]:
         raise UserError(f"{lock} is damaged ({error}): `git checkout {lock.name}` brings it back") from None
 
 
-def _keys(folder: Path, split: str) -> "npt.NDArray[np.uint64]":
+def _sorted(folder: Path, split: str, kind: str) -> "npt.NDArray[np.uint64]":
     import numpy as np
 
-    return np.sort(np.load(folder / split / "keys.npy"))
+    return np.sort(np.load(folder / split / f"{kind}.npy"))

@@ -36,6 +36,7 @@ class Move:
         action: `promote`, `rollback`, or `found` for a move that was made past this program.
         before: the champion until then; None: there was none.
         after: the champion from then on; None: there is none.
+        previous: what the alias `previous` names from then on; None: nothing.
         who: user@host.
         command: what was run.
         why: the reason, for people.
@@ -51,6 +52,7 @@ class Move:
     action: str
     before: str | None
     after: str | None
+    previous: str | None
     who: str
     command: str
     why: str
@@ -70,6 +72,8 @@ class Move:
             action=tags["action"],
             before=tags["before"] or None,
             after=tags["after"] or None,
+            # Moves of earlier releases always left the champion before them.
+            previous=tags.get("previous", tags["before"]) or None,
             who=tags["who"],
             command=tags["command"],
             why=tags["why"],
@@ -146,7 +150,7 @@ class Ledger:
             why = f"the alias was moved past this program, from {known or 'none'} to {now or 'none'}"
             if known is not None and int(known) not in self.versions():
                 why = f"version {known} was deleted, and {now or 'none'} is champion"
-            run = self._open("found", known, now, why, DONE)
+            run = self._open("found", known, now, self.alias(PREVIOUS), why, DONE)
             self._client.set_terminated(run, "FINISHED", self._now())
             told.append(why)
         return told
@@ -158,16 +162,20 @@ class Ledger:
         why: str,
         *,
         before: str | None,
+        previous: str | None = None,
         figures: Mapping[str, float] | None = None,
         files: Sequence[Path] = (),
     ) -> None:
         """Makes a version the champion, and the champion until then the previous one.
+
+        Where there was no champion until then, the previous one stays.
 
         Args:
             after: the version; None takes the alias away.
             action: `promote` or `rollback`.
             why: the reason.
             before: the champion as the caller knows it.
+            previous: the previous one from then on, instead of `before`; empty: none.
             figures: of the gates.
             files: kept with the record.
 
@@ -175,7 +183,7 @@ class Ledger:
             UserError: where the champion is another one by now, or somebody else is about to move it; nothing has
                 changed then.
         """
-        for _ in self.steps(after, action, why, before=before, figures=figures, files=files):
+        for _ in self.steps(after, action, why, before=before, previous=previous, figures=figures, files=files):
             pass
 
     def steps(
@@ -185,13 +193,18 @@ class Ledger:
         why: str,
         *,
         before: str | None,
+        previous: str | None = None,
         figures: Mapping[str, float] | None = None,
         files: Sequence[Path] = (),
     ) -> Iterator[str]:
         """What `move` does, step by step; after each the old or the new champion stands, and `settle` does the rest."""
         from mlflow.entities import Metric
 
-        run = self._open(action, before, after, why, INTENDED)
+        if previous is None:
+            previous = before or self.alias(PREVIOUS)
+        # Who goes back to the previous one has none any more, where the champion was deleted.
+        previous = None if previous in ("", after) else previous
+        run = self._open(action, before, after, previous, why, INTENDED)
         yield "announced"
         now = self._now()
         metrics = [Metric(clean_key(name), value, now, 0) for name, value in (figures or {}).items()]
@@ -202,12 +215,14 @@ class Ledger:
         self._check(run, before)
         self._point(CHAMPION, after)
         yield "moved"
-        self._point(PREVIOUS, before)
+        self._point(PREVIOUS, previous)
         yield "kept the previous one"
         self._close(run, DONE)
         yield "done"
 
-    def _open(self, action: str, before: str | None, after: str | None, why: str, state: str) -> str:
+    def _open(
+        self, action: str, before: str | None, after: str | None, previous: str | None, why: str, state: str
+    ) -> str:
         """Makes the run of a move and returns its id."""
         moves, now = self.moves(), self._now()
         latest = max((int(move.time.timestamp() * 1000) for move in moves), default=now)
@@ -218,6 +233,8 @@ class Ledger:
             "action": action,
             "before": before or "",
             "after": after or "",
+            # Before anything moves, so that whoever finishes a move need not guess it.
+            "previous": previous or "",
             "who": _who(),
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "why": why,
@@ -266,7 +283,7 @@ class Ledger:
             f"interrupted {move.action} of {move.who}, {self.model} {move.before or 'none'} to {move.after or 'none'}"
         )
         if self.alias(CHAMPION) == move.after:
-            self._point(PREVIOUS, move.before)
+            self._point(PREVIOUS, move.previous)
             self._close(move.run_id, DONE)
             return f"finished an {what}"
         self._close(move.run_id, UNDONE)

@@ -37,7 +37,7 @@ class TestSet(Config):
 
     Attributes:
         sha256: of keys, targets and inputs.
-        dvc: DVC's hash of the folder; None where `dvc.lock` knows none.
+        dvc: DVC's hash of the folder; None where the files are not what `dvc.lock` records.
         rows: their number.
         challenger_sha256: of the test set when the challenger was registered.
         reference_sha256: likewise of the model it is held against.
