@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from prefect import State, flow, task
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import wait
 from prefect.runtime import flow_run
@@ -27,10 +28,10 @@ from flows import pipeline
 from flows.commands.compare import folder_of
 from flows.commands.dry_run import CACHED, forecast
 from flows.services import artifacts
-from flows.standings import Live
+from flows.standings import Live, rows
 from tasks import failures
 from tasks.comparison import job as work
-from tasks.comparison import page
+from tasks.comparison import page, words
 from tasks.comparison.job import Result
 from tasks.comparison.leaderboard import FILE, Leaderboard, make
 from tasks.comparison.plan import KD, PLAIN, Job, Plan
@@ -112,7 +113,8 @@ def _compare(root: Path, plan: Plan, folder: Path, workers: int) -> Leaderboard:
         board = make(plan, done.results, latencies, done.failed)
         board.write(root / FILE)
         page.write(root, board)
-    artifacts.leaderboard(root, board)
+    create_table_artifact(rows(board), key="leaderboard", description=words.headline(board))
+    artifacts.link(root / page.FILE, "leaderboard-page", "All methods, with intervals and corrected p-values")
     return board
 
 

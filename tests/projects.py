@@ -19,7 +19,7 @@ import yaml
 
 CODE = ("custom", "distillery", "flows", "tasks", "scenarios", ".dvcignore", ".gitignore", "dvc.yaml", "prefect.yaml")
 FOREIGN = ("PREFECT", "MLFLOW", "DVC", "GIT", "DO_NOT_TRACK", "GATE")
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 # A user's own models: one waits half-way until a test lets it go on, one breaks half-way.
 MODELS = '''

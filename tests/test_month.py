@@ -14,7 +14,7 @@ import pytest
 from tests.arrivals import Digits, put, set_up
 from tests.projects import Project, states
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 BASE = 400
 PARAMS: dict[str, Any] = {

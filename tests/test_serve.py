@@ -64,6 +64,7 @@ def test_folders_that_come_and_go_do_not_end_the_watch(tmp_path: Path) -> None:
     until(lambda: ["last.csv"] in told)
     ended.set()
     watcher.join()
+    assert told[-1] == ["last.csv"]
 
 
 def test_every_deployment_is_a_flow_and_stands_in_prefect_yaml() -> None:

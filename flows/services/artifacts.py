@@ -10,9 +10,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows import standings, summary
-from tasks.comparison import page, words
-from tasks.comparison.leaderboard import Leaderboard
+from flows import summary
 from tasks.reporting import wording
 from tasks.results import EVALUATION, Evaluation, title
 
@@ -45,14 +43,9 @@ def results(root: Path) -> None:
         line = summary.cells(label, model.test, model.onnx, wording.count(model.parameters), narrow=False)
         rows.append(dict(zip(headings, line, strict=True)))
     create_table_artifact(rows, key="metrics", description="Test split, in percent with intervals; * ships")
-    _link(root / "reports" / "report.html", "report", "The report of this run")
+    link(root / "reports" / "report.html", "report", "The report of this run")
 
 
-def leaderboard(root: Path, board: Leaderboard) -> None:
-    """The methods of a comparison beside each other, and where its page is."""
-    create_table_artifact(standings.rows(board), key="leaderboard", description=words.headline(board))
-    _link(root / page.FILE, "leaderboard-page", "All methods, with intervals and corrected p-values")
-
-
-def _link(file: Path, key: str, description: str) -> None:
+def link(file: Path, key: str, description: str) -> None:
+    """Where a page is."""
     create_link_artifact(file.as_uri(), link_text=file.name, key=key, description=description)
