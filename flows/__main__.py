@@ -51,9 +51,6 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     root: Path = options.root.resolve()
-    if not root.is_dir():
-        print(f"error: --root {options.root} is no folder: name that of the project", file=sys.stderr)
-        return 1
     environment.prepare(root)
     resume = "finished stages are kept, and the next run resumes from the last checkpoint"
     if options.command == "compare":

@@ -38,8 +38,5 @@ def run(root: Path, *, serve_check: bool) -> Promotion:
     Raises:
         UserError: see `promotion`; also where the Prefect server went away.
     """
-    # Before the lock is taken: nobody who rolls back is to wait for a run of hours.
-    with champion.held(root, say):
-        pass
-    with champion.locked(root, say), supervised(f"promotion:{root}"):
+    with champion.in_turn(root, say), supervised(f"promotion:{root}"):
         return promotion(serve_check)

@@ -99,10 +99,7 @@ def _made(root: Path, found: Retrained, journal: Journal) -> Retrained:
     distillation()
     if params.retraining.commit:
         versions.commit(root, versions.RESULTS, telling.results_message(found))
-    # Before the lock is taken: nobody who rolls back is to wait for somebody else's run.
-    with champion.held(root, say):
-        pass
-    with champion.locked(root, say):
+    with champion.in_turn(root, say):
         decided = promotion()
     if params.retraining.push:
         _task("push", lambda: Completed(message=f"{versions.push(Graph.open(root))} files sent"))

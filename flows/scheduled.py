@@ -37,8 +37,5 @@ def promotion(serve_check: bool = False) -> None:
     Raises:
         UserError: see `flows.promotion.promotion`.
     """
-    # Before the lock is taken: nobody who rolls back is to wait for a run of hours.
-    with champion.held(Path.cwd(), say):
-        pass
-    with champion.locked(Path.cwd(), say):
+    with champion.in_turn(Path.cwd(), say):
         decision.promotion.fn(serve_check)

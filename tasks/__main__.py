@@ -32,9 +32,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path(), help="the project's folder (default: this one)")
     options = parser.parse_args(arguments)
     root = options.root.resolve()
-    if not root.is_dir():
-        print(f"error: --root {options.root} is no folder: name that of the project", file=sys.stderr)
-        return 1
     environment.prepare(root)
     by_dvc = "DVC_STAGE" in os.environ
     if by_dvc:

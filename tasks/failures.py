@@ -46,6 +46,8 @@ def guarded(work: Callable[[], int], root: Path, name: str, resume: str) -> int:
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        if not root.is_dir():
+            raise UserError(f"--root {root} is no folder: name that of the project")
         return work()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -35,6 +35,21 @@ def test_an_unknown_stage_is_told_with_the_list(project: Project) -> None:
     assert "train_teacher@wide" in project.tasks("train_teacher", code=1)
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments", "code", "told"),
+    [
+        ("flows", ["run", "--root", __file__], 1, "is no folder: name that of the project"),
+        ("tasks", ["ingest", "--root", __file__], 1, "is no folder: name that of the project"),
+        ("flows", ["clean", "--older-than", "99999999999d"], 2, "is no age: say 30d or 12h"),
+        ("flows", ["compare", "--seeds", "0"], 2, "say 1 or more"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told(
+    project: Project, module: str, arguments: list[str], code: int, told: str
+) -> None:
+    assert told in project.run(sys.executable, "-m", module, *arguments, code=code)
+
+
 def test_a_mistake_in_params_is_told_before_anything_starts(project: Project) -> None:
     project.set_params(distill__teachers=["nobody"])
     output = project.flows("run", code=1)

@@ -262,6 +262,13 @@ def test_what_has_been_written_to_its_end_meanwhile_is_taken_by_the_same_retrain
     writer.join()
 
 
+def test_a_round_that_decides_nothing_leaves_what_was_decided() -> None:
+    first = Retrained(advanced="input age drifted", promotion="version 2 is champion now", outcome="promoted")
+    both = first.then(Retrained(snapshot=1))
+    assert (both.outcome, both.promotion, both.advanced) == (first.outcome, first.promotion, first.advanced)
+    assert first.then(Retrained(promotion="kept it", outcome="kept")).outcome == "kept" and both.snapshot == 1
+
+
 def test_folders_of_tables_are_batches_whatever_their_writer_left_there(ingested: Project, digits: Digits) -> None:
     folder = ingested.root / "data" / "incoming"
     for name in ("week-1", "week-2", "week-3.part"):

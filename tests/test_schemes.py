@@ -71,6 +71,7 @@ def one_step(student, **options):
 
 
 def same(found, expected) -> None:
+    assert expected and set(found) >= set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 

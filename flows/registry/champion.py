@@ -47,6 +47,15 @@ def held(root: Path, say: Say) -> Iterator[Graph]:
 
 
 @contextmanager
+def in_turn(root: Path, say: Say) -> Iterator[None]:
+    """`locked`, once nobody works on the test set: who rolls back is not to wait for somebody's run of hours."""
+    with held(root, say):
+        pass
+    with locked(root, say):
+        yield
+
+
+@contextmanager
 def settled(root: Path, tracker: Tracker, model: str, say: Say) -> Iterator[Ledger]:
     """The ledger of a model for one process at a time; what a killed one left is finished or undone.
 

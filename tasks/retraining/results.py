@@ -64,7 +64,13 @@ class Retrained(Document):
     outcome: Literal["", "promoted", "kept", "unchanged"] = ""
 
     def then(self, later: Self) -> Self:
-        """Both rounds of one retraining as one."""
+        """Both rounds of one retraining as one; a later one may decide nothing, and the earlier decision stands."""
+        decided = later if later.outcome else self
         return later.model_copy(
-            update={"batches": (*self.batches, *later.batches), "advanced": later.advanced or self.advanced}
+            update={
+                "batches": (*self.batches, *later.batches),
+                "advanced": later.advanced or self.advanced,
+                "promotion": decided.promotion,
+                "outcome": decided.outcome,
+            }
         )
